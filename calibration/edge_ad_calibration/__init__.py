@@ -1,0 +1,1 @@
+"""Quantiles, thresholds, and recalibration in the field."""

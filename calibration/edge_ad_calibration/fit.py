@@ -1,0 +1,102 @@
+"""Fitting quantiles and threshold on good images; the same code at conversion and in the field."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
+from edge_ad_runtime.engines import RawMaps
+from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.scoring import combine_maps, image_score
+
+QUANTILE_A, QUANTILE_B = 0.9, 0.995
+DEFAULT_FALSE_REJECT_RATE = 0.01
+MIN_IMAGES = 5
+_EULER = 0.5772156649015329
+
+
+def fit_quantiles(maps: Sequence[RawMaps]) -> Quantiles:
+    """The 0.9 and 0.995 quantiles over all cells of all maps (arXiv 2303.14535, Algorithm 1).
+
+    Raises:
+        CalibrationError: there are no maps, or they do not vary.
+    """
+    if not maps:
+        raise CalibrationError("quantiles need at least one map of a good image")
+    st, ae = (np.concatenate([np.ravel(m[i]) for m in maps]) for i in (0, 1))
+    if not (np.isfinite(st).all() and np.isfinite(ae).all()):
+        raise CalibrationError("the maps of the good images are not finite; the model is broken")
+    (qa_st, qb_st), (qa_ae, qb_ae) = (np.quantile(x, (QUANTILE_A, QUANTILE_B)).tolist() for x in (st, ae))
+    return Quantiles(qa_st=qa_st, qb_st=qb_st, qa_ae=qa_ae, qb_ae=qb_ae)
+
+
+def fit_threshold(scores: Sequence[float], false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE) -> float:
+    """The score that a share ``false_reject_rate`` of good parts is expected to exceed.
+
+    A score is a maximum over many cells, whose limit distribution is Gumbel's (Fisher, Tippett 1928); it
+    is fitted by moments, which works with the few images that a line has, where an empirical quantile
+    cannot reach beyond the largest score seen.
+
+    Raises:
+        CalibrationError: fewer than two scores, scores that do not vary, or a rate outside 0 to 1.
+    """
+    if not 0 < false_reject_rate < 1:
+        raise CalibrationError(f"the false-reject rate {false_reject_rate} must lie between 0 and 1")
+    values = np.asarray(scores, float)
+    if len(values) < 2 or not np.isfinite(values).all():
+        raise CalibrationError("a threshold needs at least two finite scores of good images")
+    scale = float(values.std(ddof=1)) * math.sqrt(6) / math.pi
+    if scale == 0:
+        raise CalibrationError("all good images have the same score; use different images of good parts")
+    location = float(values.mean()) - _EULER * scale
+    return location - scale * math.log(-math.log1p(-false_reject_rate))
+
+
+def score_maps(maps: Sequence[RawMaps], quantiles: Quantiles, mix: Mix) -> list[float]:
+    """The image scores of raw maps."""
+    return [image_score(combine_maps(m.st, m.ae, quantiles, mix)) for m in maps]
+
+
+def fit_calibration(
+    maps: Sequence[RawMaps],
+    *,
+    bundle: str,
+    source: str,
+    mix: Mix = Mix(),  # noqa: B008 - frozen
+    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
+    threshold: float | None = None,
+) -> Calibration:
+    """Fit quantiles and threshold on the raw maps of good images.
+
+    Args:
+        maps: raw maps of good images, none of which was trained on.
+        bundle: the id of the bundle whose engine gave the maps.
+        source: what the images were, for the record.
+        mix: weights of the two maps.
+        false_reject_rate: share of good parts that the threshold may reject.
+        threshold: a threshold given by the user instead of a fitted one.
+
+    Raises:
+        CalibrationError: there are fewer than five images, or they are unusable.
+    """
+    if len(maps) < MIN_IMAGES:
+        raise CalibrationError(
+            f"{len(maps)} good images are too few to calibrate; at least {MIN_IMAGES} are needed"
+        )
+    quantiles = fit_quantiles(maps)
+    fitted = fit_threshold(score_maps(maps, quantiles, mix), false_reject_rate)
+    return Calibration(
+        bundle=bundle,
+        quantiles=quantiles,
+        threshold=fitted if threshold is None else threshold,
+        method="gumbel" if threshold is None else "given",
+        false_reject_rate=false_reject_rate if threshold is None else None,
+        images=len(maps),
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        source=source,
+        mix=mix,
+    )

@@ -1,0 +1,1 @@
+"""From trained nets to a bundle that a device runs: fusing, quantizing, proving."""

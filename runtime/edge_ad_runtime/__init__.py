@@ -1,0 +1,1 @@
+"""The device side of edge-ad: bundles, preprocessing, engines, scoring, cameras, outputs and the line loop."""

@@ -1,0 +1,93 @@
+"""The calibration record: the numbers that turn raw maps into a verdict."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import msgspec
+
+from edge_ad_runtime.errors import CalibrationError
+
+FORMAT_VERSION = 1
+
+
+class Quantiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Quantiles of the raw maps over good images: ``qa`` the 0.9, ``qb`` the 0.995 quantile.
+
+    ``st`` is the teacher-student map, ``ae`` the autoencoder-student map. Source: arXiv 2303.14535,
+    Algorithm 1, lines 33 to 41.
+    """
+
+    qa_st: float
+    qb_st: float
+    qa_ae: float
+    qb_ae: float
+
+    def __post_init__(self) -> None:
+        for name, a, b in (("st", self.qa_st, self.qb_st), ("ae", self.qa_ae, self.qb_ae)):
+            if not (math.isfinite(a) and math.isfinite(b) and a < b):
+                raise CalibrationError(
+                    f"the quantiles of the {name} map are {a} and {b}; they must be finite and rising"
+                )
+
+
+class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Weights of the two normalized maps in the combined map; the paper's are a half each."""
+
+    st: float = 0.5
+    ae: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (self.st >= 0 and self.ae >= 0 and math.isclose(self.st + self.ae, 1.0, abs_tol=1e-6)):
+            raise CalibrationError(f"the mix {self.st}, {self.ae} must be two weights that add up to 1")
+
+
+class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What field recalibration changes: quantiles and threshold, and where they came from.
+
+    ``bundle`` is the id of the bundle it was fitted with. A part is good up to and including ``threshold``.
+    ``false_reject_rate`` is the share of good parts that the threshold was chosen to reject; ``images``
+    the number of good images of the fit; ``created`` a wall-clock label (ISO 8601); ``source`` says what
+    the images were.
+    """
+
+    bundle: str
+    quantiles: Quantiles
+    threshold: float
+    method: Literal["gumbel", "given"]
+    false_reject_rate: float | None
+    images: int
+    created: str
+    source: str
+    mix: Mix = Mix()
+    score: Literal["max"] = "max"
+    format_version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if self.format_version != FORMAT_VERSION:
+            raise CalibrationError(
+                f"calibration format {self.format_version} is not known here (this is {FORMAT_VERSION}); "
+                "update edge-ad"
+            )
+        if not math.isfinite(self.threshold):
+            raise CalibrationError(f"the threshold {self.threshold} is not a finite number")
+        if self.images < 1:
+            raise CalibrationError("a calibration needs at least one image")
+
+
+def encode_calibration(calibration: Calibration) -> bytes:
+    """The calibration as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(calibration), indent=2) + b"\n"
+
+
+def decode_calibration(data: bytes, where: str) -> Calibration:
+    """Read what :func:`encode_calibration` wrote; ``where`` names the file in errors.
+
+    Raises:
+        CalibrationError: the data is damaged or of an unknown format.
+    """
+    try:
+        return msgspec.json.decode(data, type=Calibration)
+    except (msgspec.DecodeError, CalibrationError) as error:
+        raise CalibrationError(f"{where}: not a usable calibration ({error})") from error

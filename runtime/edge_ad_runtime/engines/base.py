@@ -1,0 +1,24 @@
+"""What an engine is."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from edge_ad_runtime.types import FloatArray, Image
+
+
+class RawMaps(NamedTuple):
+    """Channel-mean squared differences, ``float32 hxw`` each, before any calibration."""
+
+    st: FloatArray
+    ae: FloatArray
+
+
+class Engine(Protocol):
+    """Runs a fused graph."""
+
+    name: str
+
+    def run(self, batch: Image) -> RawMaps:
+        """Raw maps of one preprocessed image, ``uint8 1xHxWx3`` RGB."""
+        ...

@@ -1,0 +1,118 @@
+"""One image in, one verdict out: preprocessing, engine and scoring of an opened bundle."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from edge_ad_runtime.bundle import Bundle, open_bundle
+from edge_ad_runtime.calibration import Calibration
+from edge_ad_runtime.engines import Engine, RawMaps, open_engine
+from edge_ad_runtime.errors import BundleError, CalibrationError
+from edge_ad_runtime.preprocess import preprocess
+from edge_ad_runtime.scoring import Verdict, combine_maps, decide, image_score
+from edge_ad_runtime.types import FloatArray, Image
+
+
+class Inspection(msgspec.Struct, frozen=True):
+    """The result for one image.
+
+    ``anomaly_map`` is ``float32 hxw`` on the network's grid; ``engine_ns`` the engine's part of
+    ``total_ns``, both by the monotonic clock.
+    """
+
+    score: float
+    threshold: float
+    verdict: Verdict
+    anomaly_map: FloatArray
+    engine_ns: int
+    total_ns: int
+
+
+class Inspector:
+    """Scores images with a bundle's engine and a calibration.
+
+    Not for several threads at once; each thread needs its own.
+    """
+
+    def __init__(
+        self, bundle: Bundle, calibration: Calibration | None = None, threads: int | None = None
+    ) -> None:
+        """Open the bundle's engine; without a calibration the bundle's factory one is used.
+
+        Raises:
+            CalibrationError: the calibration was fitted with another bundle.
+            BundleError, MissingExtra: see :func:`edge_ad_runtime.engines.open_engine`.
+        """
+        self.bundle = bundle
+        self.engine: Engine = open_engine(bundle.manifest.target, bundle.model, threads)
+        self.calibration = calibration or bundle.calibration
+        if self.calibration.bundle != bundle.id:
+            raise CalibrationError(
+                f"the calibration belongs to the bundle {self.calibration.bundle[:12]}, "
+                f"this is {bundle.id[:12]}; recalibrate for this bundle"
+            )
+
+    def raw_maps(self, image: Image) -> RawMaps:
+        """The raw maps of a camera image, ``uint8 HxWx3`` RGB."""
+        return self.engine.run(preprocess(image, self.bundle.manifest.preprocess))
+
+    def inspect(self, image: Image) -> Inspection:
+        """Score a camera image, ``uint8 HxWx3`` RGB."""
+        start = time.monotonic_ns()
+        batch = preprocess(image, self.bundle.manifest.preprocess)
+        engine_start = time.monotonic_ns()
+        maps = self.engine.run(batch)
+        engine_end = time.monotonic_ns()
+        combined = combine_maps(maps.st, maps.ae, self.calibration.quantiles, self.calibration.mix)
+        score = image_score(combined)
+        verdict = decide(score, self.calibration)
+        return Inspection(
+            score=score,
+            threshold=self.calibration.threshold,
+            verdict=verdict,
+            anomaly_map=combined,
+            engine_ns=engine_end - engine_start,
+            total_ns=time.monotonic_ns() - start,
+        )
+
+    def warm_up(self, runs: int = 3) -> None:
+        """Run the engine on a grey image so that the first part is not slower than the others."""
+        spec = self.bundle.manifest.preprocess
+        batch = np.full((1, spec.height, spec.width, 3), 128, np.uint8)
+        for _ in range(runs):
+            self.engine.run(batch)
+
+    def self_test(self) -> float:
+        """Run the golden samples; returns the largest deviation, relative to a golden map's maximum.
+
+        Raises:
+            BundleError: a map deviates by more than the bundle's tolerance.
+        """
+        worst = 0.0
+        for i, sample in enumerate(self.bundle.golden):
+            maps = self.engine.run(sample.image)
+            for name, got, expected in (("st", maps.st, sample.map_st), ("ae", maps.ae, sample.map_ae)):
+                deviation = float(np.abs(got - expected).max() / np.abs(expected).max())
+                # Written so that a deviation that is not a number fails too.
+                if not deviation <= self.bundle.manifest.golden_tolerance:
+                    raise BundleError(
+                        f"{self.bundle.path}: golden sample {i} deviates by {deviation:.3g} in the {name} "
+                        f"map ({self.bundle.manifest.golden_tolerance:.3g} allowed): {self.engine.name} "
+                        "does not compute on this device what the conversion measured"
+                    )
+                worst = max(worst, deviation)
+        return worst
+
+
+def open_inspector(
+    path: Path, calibration: Calibration | None = None, threads: int | None = None
+) -> Inspector:
+    """Open a bundle, check its golden samples, warm up: ready for the first part."""
+    inspector = Inspector(open_bundle(path), calibration, threads)
+    inspector.self_test()
+    inspector.warm_up()
+    return inspector

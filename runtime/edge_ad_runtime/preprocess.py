@@ -1,0 +1,76 @@
+"""The one preprocessing of edge-ad, used by training, calibration readers and the camera loop alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import msgspec
+import numpy as np
+
+from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.types import Image
+
+
+class Roi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A region of interest in pixels of the camera's image: left, top, width and height."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+
+    def __post_init__(self) -> None:
+        if self.x < 0 or self.y < 0 or self.width < 1 or self.height < 1:
+            raise InputError(
+                f"region of interest {self.x},{self.y},{self.width},{self.height}: "
+                "x and y must be at least 0, width and height at least 1"
+            )
+
+
+class PreprocessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a camera image becomes the network's input.
+
+    ``height`` and ``width`` are the network's input size in pixels; ``roi`` is cut out first.
+    ``interpolation`` names the resizing: ``area`` averages the source pixels when shrinking (no
+    aliasing) and is bilinear when enlarging.
+    """
+
+    height: int
+    width: int
+    roi: Roi | None = None
+    interpolation: Literal["area"] = "area"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise InputError(f"input size {self.width}x{self.height}: both must be at least 1")
+
+
+def preprocess(image: Image, spec: PreprocessSpec) -> Image:
+    """``uint8 HxWx3`` RGB to ``uint8 1xhxwx3`` RGB, as the graph takes it.
+
+    Raises:
+        InputError: the image is not ``uint8 HxWx3``, or the region of interest lies outside it.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise InputError(f"the image is {image.dtype} {image.shape}, expected uint8 HxWx3")
+    if (roi := spec.roi) is not None:
+        height, width = image.shape[:2]
+        if roi.x + roi.width > width or roi.y + roi.height > height:
+            raise InputError(
+                f"the region of interest {roi.x},{roi.y},{roi.width},{roi.height} "
+                f"does not fit in the {width}x{height} image"
+            )
+        image = image[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width]
+    return resize(image, spec.height, spec.width)[None]
+
+
+def resize(image: Image, height: int, width: int) -> Image:
+    """Resize ``uint8 HxWxC``: area averaging along axes that shrink, bilinear along axes that grow."""
+    h, w = image.shape[:2]
+    shrunk = (min(h, height), min(w, width))
+    if shrunk != (h, w):
+        image = np.asarray(cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA), np.uint8)
+    if shrunk != (height, width):
+        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+    return np.ascontiguousarray(image)

@@ -1,0 +1,1 @@
+"""Distilling a teacher from a frozen feature extractor (arXiv 2303.14535, Algorithm 3)."""

@@ -1,0 +1,40 @@
+"""Teacher files: a PDN's weights with a description, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from edge_ad.checkpoint import load_module, load_tensors, save_tensors
+from edge_ad.nets.architecture import architecture
+from edge_ad.nets.pdn import Pdn
+from edge_ad_runtime.errors import RunError
+
+FORMAT = "edge-ad teacher 1"
+
+
+def save_teacher(path: Path, net: Pdn, size: str, provenance: dict[str, Any]) -> None:
+    """Write a teacher file, atomically."""
+    meta = {"format": FORMAT, "size": size, "channels": net.out_channels, "provenance": provenance}
+    save_tensors(path, net.state_dict(), meta)
+
+
+def load_teacher(path: Path, padded: bool = False) -> tuple[Pdn, str, dict[str, Any]]:
+    """Read a teacher file; returns the frozen network, its size's name and its provenance.
+
+    Raises:
+        RunError: the file is missing, damaged, or not a teacher.
+    """
+    tensors, meta = load_tensors(path)
+    if meta.get("format") != FORMAT:
+        raise RunError(f"{path}: is not an edge-ad teacher file (format '{meta.get('format')}')")
+    net = Pdn(architecture(meta["size"]).pdn.layers(int(meta["channels"])), padded)
+    load_module(net, tensors, "", path)
+    net.requires_grad_(False)
+    return net.eval(), str(meta["size"]), dict(meta["provenance"])
+
+
+def shipped_teacher(size: str) -> Path | None:
+    """The teacher that comes with the package for this size, or None."""
+    path = Path(__file__).parent / "teachers" / f"{size}.safetensors"
+    return path if path.exists() else None
