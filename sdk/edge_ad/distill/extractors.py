@@ -23,6 +23,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+# Residual units by stage, and the batch norms' epsilon (arXiv 1512.03385, Table 1; the data file's description).
+_UNITS = {1: 3, 2: 4, 3: 6}
+_EPSILON = 1e-5
+
+
 class Extractor(Protocol):
     """A frozen network that gives two layers of features."""
 
@@ -76,9 +81,6 @@ class ResNet50V2:
     Gives the outputs of stages 2 and 3: 512 channels at 1/8, 1024 at 1/16.
     """
 
-    UNITS = {1: 3, 2: 4, 3: 6}
-    EPSILON = 1e-5
-
     def __init__(self, path: Path) -> None:
         self.name = path.name
         try:
@@ -107,7 +109,7 @@ class ResNet50V2:
     def _stage(self, stage: int, x: Tensor, stride: int) -> Tensor:
         prefix = f"stage{stage}_"
         conv = norm = 0
-        for unit in range(self.UNITS[stage]):
+        for unit in range(_UNITS[stage]):
             step = stride if unit == 0 else 1
             h = F.relu(self._norm(f"{prefix}batchnorm{norm}", x))
             y = self._conv(f"{prefix}conv{conv}", h)
@@ -126,7 +128,7 @@ class ResNet50V2:
         w = self._weights
         return F.batch_norm(
             x, w[f"{name}_running_mean"], w[f"{name}_running_var"], w[f"{name}_gamma"], w[f"{name}_beta"],
-            eps=self.EPSILON,
+            eps=_EPSILON,
         )  # fmt: skip
 
 
