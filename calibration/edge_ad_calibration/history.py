@@ -1,0 +1,241 @@
+"""The calibrations of one bundle on one device: append, use, undo.
+
+They live in ``STATE/<first 16 hex digits of the bundle id>/``:
+
+``000001-<first 16 hex digits of its SHA-256>.json``  a field calibration; never changed or removed
+``current.json``  :class:`_Pointer`: the calibrations in use, oldest first; the last is current, none means
+                  the factory calibration of the bundle
+``lock``          held (``flock``) while something is written
+
+``current.json`` is written before the first calibration, so a lost one is noticed. A process killed between
+writing a calibration and pointing at it leaves a calibration that was never used, which does no harm.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from edge_ad_runtime.bundle import Bundle
+from edge_ad_runtime.calibration import Calibration, decode_calibration, encode_calibration
+from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.files import make_folder, write_atomically
+
+POINTER = "current.json"
+LOCK = "lock"
+_ENTRY = re.compile(r"^(\d{6,})-([0-9a-f]{16})\.json$")
+
+
+class _Pointer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """``bundle`` is the full bundle id, ``used`` the file names of the calibrations in use, oldest first."""
+
+    bundle: str
+    used: tuple[str, ...]
+    format: Literal["edge-ad calibration history"] = "edge-ad calibration history"
+    format_version: Literal[1] = 1
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One field calibration. ``undone`` when it was rolled back or never came into use."""
+
+    number: int
+    path: Path
+    calibration: Calibration
+    current: bool
+    undone: bool
+
+
+def default_state_dir() -> Path:
+    """``$EDGE_AD_STATE``, else ``$XDG_STATE_HOME/edge-ad``, else ``~/.local/state/edge-ad``.
+
+    Raises:
+        CalibrationError: no variable is set and the user has no home folder.
+    """
+    if chosen := os.environ.get("EDGE_AD_STATE"):
+        return Path(chosen)
+    # The XDG base directory specification tells programs to ignore relative paths.
+    if (xdg := Path(os.environ.get("XDG_STATE_HOME", ""))).is_absolute():
+        return xdg / "edge-ad"
+    try:
+        return Path.home() / ".local" / "state" / "edge-ad"
+    except RuntimeError as error:
+        raise CalibrationError(
+            "this user has no home folder to keep calibrations in; set EDGE_AD_STATE to a writable folder"
+        ) from error
+
+
+class History:
+    """The field calibrations of one bundle in a state folder.
+
+    Reading needs neither a lock nor a writable or existing folder. Several processes may read and write at
+    once.
+    """
+
+    def __init__(self, state_dir: Path, bundle: Bundle) -> None:
+        self.folder = state_dir / bundle.id[:16]
+        self._bundle = bundle
+
+    def current(self) -> Calibration:
+        """The calibration to use: the current field calibration, else the bundle's factory calibration.
+
+        Raises:
+            CalibrationError: what is stored is damaged, incomplete, or belongs to another bundle.
+        """
+        used = self._used()
+        return self._read(used[-1]) if used else self._bundle.calibration
+
+    def entries(self) -> tuple[Entry, ...]:
+        """All field calibrations, oldest first.
+
+        Raises:
+            CalibrationError: what is stored is damaged, incomplete, or belongs to another bundle.
+        """
+        used = self._used()
+        return tuple(
+            Entry(
+                number=_number(name),
+                path=self.folder / name,
+                calibration=self._read(name),
+                current=bool(used) and name == used[-1],
+                undone=name not in used,
+            )
+            for name in self._names()
+        )
+
+    def append(self, calibration: Calibration) -> Entry:
+        """Store a calibration and make it current.
+
+        Raises:
+            CalibrationError: it belongs to another bundle, the state folder is not writable or full, or what
+                it holds is damaged. The calibration in use is then unchanged.
+        """
+        self._check_owner(calibration, "this calibration")
+        data = encode_calibration(calibration)
+        with self._locked():
+            used = self._used()
+            if not (self.folder / POINTER).exists():
+                self._point(())
+            number = max(map(_number, self._names()), default=0) + 1
+            name = f"{number:06d}-{hashlib.sha256(data).hexdigest()[:16]}.json"
+            write_atomically(self.folder / name, data)
+            self._point((*used, name))
+        return Entry(number, self.folder / name, calibration, current=True, undone=False)
+
+    def rollback(self) -> Calibration:
+        """Return to the calibration that was in use before the current one; returns it.
+
+        A calibration that was rolled back is out of the sequence: after a later :meth:`append`, undoing that
+        leads to the one that was in use when it was made.
+
+        Raises:
+            CalibrationError: the factory calibration is already current, the state folder is not writable, or
+                what it holds is damaged. The calibration in use is then unchanged.
+        """
+        if not self._used():  # before the lock, so that a missing state folder is not created
+            raise CalibrationError("the factory calibration is already current; there is nothing to undo")
+        with self._locked():
+            used = self._used()
+            if not used:
+                raise CalibrationError("the factory calibration is already current; there is nothing to undo")
+            before = self._read(used[-2]) if len(used) > 1 else self._bundle.calibration
+            self._point(used[:-1])
+        return before
+
+    def _used(self) -> tuple[str, ...]:
+        raw = self._read_file(POINTER)
+        if raw is None and self._names():
+            # A first calibration may have been written since; its pointer came before it.
+            raw = self._read_file(POINTER)
+            if raw is None:
+                raise CalibrationError(f"{self.folder}: {POINTER} is missing; {self._remedy()}")
+        if raw is None:
+            return ()
+        try:
+            pointer = msgspec.json.decode(raw, type=_Pointer)
+        except msgspec.DecodeError as error:
+            raise CalibrationError(
+                f"{self.folder / POINTER}: is damaged or of an unknown format ({error}); {self._remedy()}"
+            ) from error
+        if pointer.bundle != self._bundle.id:
+            raise CalibrationError(
+                f"{self.folder / POINTER}: belongs to the bundle {pointer.bundle[:12]}, this is "
+                f"{self._bundle.id[:12]}; {self._remedy()}"
+            )
+        if foreign := [name for name in pointer.used if not _ENTRY.match(name)]:
+            raise CalibrationError(
+                f"{self.folder / POINTER}: names '{foreign[0]}', which is not a calibration; {self._remedy()}"
+            )
+        return pointer.used
+
+    def _read(self, name: str) -> Calibration:
+        path = self.folder / name
+        raw = self._read_file(name)
+        if raw is None:
+            raise CalibrationError(f"{path}: is missing; roll back, or recalibrate")
+        match = _ENTRY.match(name)
+        if match is None or hashlib.sha256(raw).hexdigest()[:16] != match[2]:
+            raise CalibrationError(f"{path}: has changed since it was written; roll back, or recalibrate")
+        calibration = decode_calibration(raw, str(path))
+        self._check_owner(calibration, str(path))
+        return calibration
+
+    def _read_file(self, name: str) -> bytes | None:
+        path = self.folder / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise CalibrationError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+    def _names(self) -> list[str]:
+        try:
+            names = [p.name for p in self.folder.iterdir() if _ENTRY.match(p.name)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise CalibrationError(f"{self.folder}: cannot be read ({error.strerror or error})") from error
+        return sorted(names, key=_number)
+
+    def _check_owner(self, calibration: Calibration, what: str) -> None:
+        if calibration.bundle != self._bundle.id:
+            raise CalibrationError(
+                f"{what} belongs to the bundle {calibration.bundle[:12]}, this is {self._bundle.id[:12]}; "
+                "recalibrate for this bundle"
+            )
+
+    def _point(self, used: tuple[str, ...]) -> None:
+        pointer = _Pointer(bundle=self._bundle.id, used=used)
+        encoded = msgspec.json.format(msgspec.json.encode(pointer), indent=2) + b"\n"
+        write_atomically(self.folder / POINTER, encoded)
+
+    def _remedy(self) -> str:
+        return f"remove the folder {self.folder} to start again from the factory calibration"
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            make_folder(self.folder)
+            handle = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise CalibrationError(
+                f"{self.folder}: the calibration cannot be stored ({error.strerror or error}); choose a "
+                "writable state folder with --state or the variable EDGE_AD_STATE"
+            ) from error
+
+
+def _number(name: str) -> int:
+    return int(name.partition("-")[0])
