@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,18 @@ def load_teacher(path: Path, padded: bool = False) -> tuple[Pdn, str, dict[str, 
     return net.eval(), str(meta["size"]), dict(meta["provenance"])
 
 
-def shipped_teacher(size: str) -> Path | None:
-    """The teacher that comes with the package for this size, or None."""
-    path = Path(__file__).parent / "teachers" / f"{size}.safetensors"
-    return path if path.exists() else None
+def find_teacher(size: str, given: Path | None) -> tuple[Path, str, str]:
+    """The teacher's file, a name for the record, and its SHA-256: the given file, or the shipped one.
+
+    Raises:
+        RunError: the file is missing, or no teacher of this size is shipped.
+    """
+    path = given or Path(__file__).parent / "teachers" / f"{size}.safetensors"
+    if not path.is_file():
+        if given:
+            raise RunError(f"{path}: there is no such teacher file")
+        raise RunError(
+            f"no teacher of size '{size}' comes with edge-ad; give one with --teacher (edge-ad distill makes one)"
+        )
+    name = given.name if given else f"shipped {path.name}"
+    return path, name, hashlib.sha256(path.read_bytes()).hexdigest()

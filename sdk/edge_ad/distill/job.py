@@ -28,6 +28,8 @@ from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.images import is_image_path
 from edge_ad_runtime.stopping import StopRequest
 
+_CHECKPOINT = "checkpoint.safetensors"
+
 
 @dataclass(frozen=True)
 class DistillConfig:
@@ -39,12 +41,12 @@ class DistillConfig:
     """
 
     size: str = "n"
-    views: int = 3000
+    views: int = 3200
     view_size: int = 256
     projection: str = "pca"
-    steps: int = 4000
-    batch: int = 16
-    rate: float = 1e-3
+    steps: int = 6500
+    batch: int = 8
+    rate: float = 3e-3
     weight_decay: float = 1e-5
     validation: float = 0.02
     bf16: bool = True
@@ -105,11 +107,13 @@ def _claim(out: Path, options: dict[str, Any]) -> None:
     file = out / "config.json"
     if file.exists():
         before = msgspec.json.decode(file.read_bytes())
-        # More steps may be asked for later; everything else shapes the cached views and targets.
-        if {k: v for k, v in before.items() if k != "steps"} != {
-            k: v for k, v in options.items() if k != "steps"
-        }:
-            raise InputError(f"{out}: holds a distillation with other options; choose another folder")
+        # Before the first step only the options that shape the cached views count; more steps are always fine.
+        free = {"steps"} if (out / _CHECKPOINT).exists() else {"steps", "batch", "rate", "weight_decay", "bf16"}
+        changed = [k for k in options if k not in free and before.get(k) != options[k]]
+        if changed:
+            raise InputError(
+                f"{out}: holds a distillation with other options ({', '.join(changed)}); choose another folder"
+            )
     write_atomically(file, msgspec.json.format(msgspec.json.encode(options)))
 
 
@@ -136,7 +140,7 @@ def _train(
         torch.nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         torch.nn.init.zeros_(conv.bias)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    checkpoint, step = out / "checkpoint.safetensors", 0
+    checkpoint, step = out / _CHECKPOINT, 0
     if checkpoint.exists():
         tensors, meta = load_tensors(checkpoint)
         load_module(net, tensors, "net.", checkpoint)

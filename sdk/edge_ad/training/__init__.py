@@ -1,0 +1,1 @@
+"""Training student and autoencoder (arXiv 2303.14535, Algorithm 1)."""
