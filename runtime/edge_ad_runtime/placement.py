@@ -1,0 +1,85 @@
+"""Where an anomaly map's cells lie on the camera's image.
+
+A cell of the map is the centre of the patch it sees, so the map does not reach the edge of the image: at
+256 px its 56x56 cells have their centres at 16, 20, …, 236. Stretching the map over the whole image would
+move a defect by up to 20 px. Everything that draws a map or compares it with a mask places it here.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.preprocess import PreprocessSpec, Roi
+from edge_ad_runtime.types import FloatArray
+
+RECEPTIVE_FIELD = 33
+STRIDE = 4
+"""Of the patch description networks of all sizes (arXiv 2303.14535, Tables 6 and 7): convolutions of 4, 4,
+3 and 4 pixels, and two 2x2 poolings after the first two, unpadded."""
+
+
+def cell_centres(cells: int, pixels: int) -> tuple[float, float]:
+    """Centre of the first cell and distance of the cells along one axis, in pixels of the network's input.
+
+    Pixel ``i`` has its centre at ``i``. An axis of ``pixels`` gives an unpadded patch description network
+    ``(pixels - 33) // 4 + 1`` cells, the first one's patch beginning at pixel 0. Any other number of cells
+    is taken as tiles of equal size that fill the axis.
+
+    Raises:
+        InputError: a count is not positive.
+    """
+    if cells < 1 or pixels < 1:
+        raise InputError(f"a map of {cells} cells on {pixels} px cannot be placed")
+    if pixels >= RECEPTIVE_FIELD and cells == (pixels - RECEPTIVE_FIELD) // STRIDE + 1:
+        return (RECEPTIVE_FIELD - 1) / 2, float(STRIDE)
+    tile = pixels / cells
+    return (tile - 1) / 2, tile
+
+
+def inspected_region(spec: PreprocessSpec, height: int, width: int) -> Roi:
+    """The part of a ``height`` x ``width`` camera image that the network sees.
+
+    Raises:
+        InputError: the region of interest lies outside the image.
+    """
+    roi = spec.roi or Roi(0, 0, width, height)
+    if roi.x + roi.width > width or roi.y + roi.height > height:
+        raise InputError(
+            f"the region of interest {roi.x},{roi.y},{roi.width},{roi.height} "
+            f"does not fit in the {width}x{height} image"
+        )
+    return roi
+
+
+def place_map(anomaly_map: FloatArray, spec: PreprocessSpec, height: int, width: int) -> FloatArray:
+    """An anomaly map, ``float32 hxw``, at the camera image's own resolution.
+
+    Returns ``float32`` of the size of :func:`inspected_region` for a ``height`` x ``width`` image: bilinear
+    between the cells' centres; towards the border, where no cell's centre lies, the outermost cells are
+    repeated.
+
+    Raises:
+        InputError: the map is not a non-empty matrix, or the region of interest lies outside the image.
+    """
+    if anomaly_map.ndim != 2 or anomaly_map.size == 0:
+        raise InputError(f"an anomaly map of shape {anomaly_map.shape} cannot be placed, expected hxw")
+    region = inspected_region(spec, height, width)
+    rows, columns = anomaly_map.shape
+    low, high, part = _neighbours(columns, spec.width, region.width)
+    wide = anomaly_map[:, low] * (1 - part) + anomaly_map[:, high] * part
+    low, high, part = _neighbours(rows, spec.height, region.height)
+    return np.asarray(wide[low] * (1 - part)[:, None] + wide[high] * part[:, None], np.float32)
+
+
+def _neighbours(
+    cells: int, pixels: int, size: int
+) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
+    """For each of ``size`` output pixels: the two nearest cells and the second one's weight."""
+    first, step = cell_centres(cells, pixels)
+    # Resizing maps pixel edges to pixel edges, so centres are shifted by half a pixel on both sides.
+    inputs = (np.arange(size) + 0.5) * (pixels / size) - 0.5
+    position = np.clip((inputs - first) / step, 0, cells - 1)
+    low = np.floor(position).astype(np.intp)
+    return low, np.minimum(low + 1, cells - 1), (position - low).astype(np.float32)
