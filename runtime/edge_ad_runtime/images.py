@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from edge_ad_runtime import tiff
+from edge_ad_runtime.containers import (
+    BMP_START,
+    JPEG_START,
+    PNG_START,
+    check_bmp,
+    check_jpeg,
+    check_png,
+    check_webp,
+    is_webp,
+)
 from edge_ad_runtime.errors import ImageError
 from edge_ad_runtime.types import Image
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+_NOT_AN_IMAGE = (
+    "this is not a readable image (PNG, JPEG, BMP, TIFF and WebP are supported); remove it or save it again"
+)
 
 
 def is_image_path(path: Path) -> bool:
@@ -20,18 +35,33 @@ def is_image_path(path: Path) -> bool:
 
 
 def list_images(folder: Path) -> list[Path]:
-    """All image files directly in ``folder``, sorted by name."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and is_image_path(p))
+    """All image files directly in ``folder``, sorted by name.
+
+    A link that leads nowhere is listed too, so that reading it names it instead of leaving it out.
+
+    Raises:
+        ImageError: the folder is missing, is not a folder, or cannot be read.
+    """
+    try:
+        found = [p for p in folder.iterdir() if is_image_path(p)]
+    except OSError as error:
+        raise ImageError(f"{folder}: is not a readable folder ({error.strerror or error})") from error
+    return sorted(p for p in found if p.is_file() or not p.exists())
 
 
 def read_image(path: Path) -> Image:
     """Read an image file as ``uint8 HxWx3`` RGB.
 
-    Grey becomes three equal channels, alpha is dropped, 16 bits keep their upper 8, and the EXIF
-    orientation is applied.
+    The content decides the format, not the name. Grey becomes three equal channels, a palette its colours,
+    alpha is dropped (the colours beneath it stay as stored), 16 bits keep their upper 8, and the EXIF
+    orientation is applied; colour profiles are not. The same pixels give the same array in every lossless
+    format.
+
+    Not supported, and an error: several pictures in one file (TIFF pages other than thumbnails and masks,
+    animated WebP and PNG), CMYK, floating-point and signed TIFF, compressed BMP.
 
     Raises:
-        ImageError: the file is missing, empty, cut off, damaged, or not an image.
+        ImageError: the file is missing, empty, cut off, damaged, of an unsupported kind, or not an image.
     """
     try:
         data = path.read_bytes()
@@ -47,38 +77,45 @@ def decode_image(data: bytes) -> Image:
     """Decode an encoded image to ``uint8 HxWx3`` RGB; see :func:`read_image`.
 
     Raises:
-        ImageError: the bytes are empty, cut off, damaged, or not an image.
+        ImageError: the bytes are empty, cut off, damaged, of an unsupported kind, or not an image.
     """
     if not data:
         raise ImageError("the file is empty (0 bytes)")
-    problem = _truncation(data)
-    if problem:
-        raise ImageError(f"the file is cut off: {problem}. Copy it again or remove it")
+    if data.startswith(JPEG_START):
+        check_jpeg(data)
+    elif data.startswith(PNG_START):
+        check_png(data)
+    elif data.startswith(BMP_START):
+        check_bmp(data)
+    elif is_webp(data):
+        check_webp(data)
+    elif data.startswith(tiff.STARTS):
+        whole = tiff.check_tiff(data)
+        if whole.bits == 16:
+            return _upper_eight_bits(_decode(whole.data, cv2.IMREAD_UNCHANGED))
+        data = whole.data
+    else:
+        raise ImageError(_NOT_AN_IMAGE)
+    return np.asarray(_decode(data, cv2.IMREAD_COLOR_RGB), np.uint8)
+
+
+def _decode(data: bytes, flags: int) -> npt.NDArray[Any]:
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
-        raise ImageError(f"the image is damaged ({error.err})") from error
+        raise ImageError(f"the image is damaged ({error.err}); copy it again or remove it") from error
     if pixels is None:
         raise ImageError(
-            "this is not a readable image (PNG, JPEG, BMP, TIFF and WebP are supported); "
-            "remove it or save it again"
+            "the image is damaged, or of a variant that is not supported; copy it again, or save it as PNG"
         )
-    return np.asarray(pixels, np.uint8)
+    return pixels
 
 
-def _truncation(data: bytes) -> str | None:
-    """Say how the file is cut off, or None; OpenCV fills the missing part with grey and says nothing."""
-    if data[:2] == b"\xff\xd8":
-        # FF inside entropy-coded data is always stuffed, so the last end marker must follow the last scan.
-        if data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-            return "the JPEG end marker is missing"
-    elif data[:8] == b"\x89PNG\r\n\x1a\n":
-        if b"IEND" not in data[-64:]:
-            return "the PNG end chunk is missing"
-    elif data[:2] == b"BM" and len(data) >= 6:
-        if (size := struct.unpack_from("<I", data, 2)[0]) > len(data):
-            return f"{len(data)} of {size} bytes"
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        if (size := struct.unpack_from("<I", data, 4)[0] + 8) > len(data):
-            return f"{len(data)} of {size} bytes"
-    return None
+def _upper_eight_bits(pixels: npt.NDArray[Any]) -> Image:
+    """``uint16`` grey, BGR or BGRA to ``uint8`` RGB, as OpenCV does for PNG; for TIFF it rounds and swaps."""
+    if pixels.dtype != np.uint16:
+        raise ImageError("a TIFF of this variant is not supported; save it as 8- or 16-bit PNG")
+    eight = np.right_shift(pixels, 8).astype(np.uint8)
+    if eight.ndim == 2:
+        return np.repeat(eight[:, :, None], 3, axis=2)
+    return np.ascontiguousarray(eight[:, :, 2::-1])
