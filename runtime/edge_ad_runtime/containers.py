@@ -1,9 +1,9 @@
 """Looking at an image file's structure before it is decoded.
 
-OpenCV returns an image of a cut file with grey in place of what is missing, takes the first of several
-pictures, and reads some rare variants with wrong colours, all without a word. Each check here walks a
-format's structure far enough to notice and raises :class:`ImageError` instead. Bytes after the image's end
-do no harm.
+OpenCV 4 returns an image of a cut file with grey in place of what is missing (version 5 does not), and every
+version takes the first of several pictures and reads some rare variants with wrong colours, all without a
+word. Each check here walks a format's structure far enough to notice and raises :class:`ImageError` instead.
+Bytes after the image's end do no harm.
 
 Sources: ITU-T T.81 annex B (JPEG), W3C PNG third edition, the BITMAPINFOHEADER pages of the Windows API
 (BMP), RFC 9649 (WebP).

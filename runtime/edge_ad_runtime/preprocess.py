@@ -49,10 +49,14 @@ class PreprocessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def preprocess(image: Image, spec: PreprocessSpec) -> Image:
     """``uint8 HxWx3`` RGB to ``uint8 1xhxwx3`` RGB, as the graph takes it.
 
+    The input is never changed, whatever its strides. The result is contiguous; it shares memory with the
+    input where nothing is cut out or resized, so use it before the camera fills that memory again.
+
     Raises:
-        InputError: the image is not ``uint8 HxWx3``, or the region of interest lies outside it.
+        InputError: the image is not ``uint8 HxWx3`` or has no pixels, or the region of interest does not lie
+            inside it.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"the image is {image.dtype} {image.shape}, expected uint8 HxWx3")
     if (roi := spec.roi) is not None:
         height, width = image.shape[:2]
