@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -33,7 +34,13 @@ def inner_chip(part: Part, photographs: Photographs, rng: np.random.Generator) -
 def pit(part: Part, photographs: Photographs, rng: np.random.Generator) -> None:
     """A hole in the surface where material did not fill the mould."""
     _break_out(
-        part, photographs, rng, rng.uniform(INNER + 35, OUTER - 35), rng.uniform(10, 20), through=2, shade=0.11
+        part,
+        photographs,
+        rng,
+        rng.uniform(INNER + 35, OUTER - 35),
+        rng.uniform(10, 20),
+        through=2,
+        shade=0.11,
     )
 
 
@@ -86,7 +93,7 @@ def _break_out(
     shade: float = 0.40,
 ) -> None:
     """Break a piece out; where the blob is deeper than ``through`` (0 to 1) nothing is left of the part."""
-    blob = _blob(part.polar(radius, rng.uniform(0, 2 * np.pi)), size, rng)
+    blob = _blob(part.polar(radius, rng.uniform(0, 2 * math.pi)), size, rng)
     rough = photo_texture(photographs.gravel, rng, scale=0.8)
     broken = np.clip(blob * size / 2 + 0.5, 0, 1) * part.body
     gone = np.clip((blob - through) * size / 2 + 0.5, 0, 1) * part.body
@@ -97,16 +104,16 @@ def _break_out(
     part.height *= 1 - gone
     part.gloss *= 1 - broken
     part.body *= 1 - gone
-    _mark(part, broken)
+    _mark(part, np.asarray(broken, np.float32))
 
 
 def _scratches(part: Part, rng: np.random.Generator, strokes: int, length: float) -> None:
     place = np.array(_somewhere(part, rng))
-    heading = rng.uniform(0, 2 * np.pi)
+    heading = rng.uniform(0, 2 * math.pi)
     stroke = np.zeros((CANVAS, CANVAS), np.float32)
     for _ in range(strokes):
         along = _direction(heading + rng.normal(0, 0.10))
-        across = _direction(heading + np.pi / 2)
+        across = _direction(heading + math.pi / 2)
         begin = place - along * length / 2 + across * rng.normal(0, 8) * (strokes > 1)
         middle = begin + along * length / 2 + across * rng.normal(0, 0.10) * length
         _draw_curve(stroke, begin, middle, begin + along * length, rng.uniform(3, 5.5))
@@ -127,8 +134,8 @@ def _lay_on(
     colour: tuple[float, float, float],
 ) -> None:
     """Lay a thin body with its shadow on the part; it may reach over the part's edge."""
-    heading = rng.uniform(0, 2 * np.pi)
-    along, across = _direction(heading), _direction(heading + np.pi / 2)
+    heading = rng.uniform(0, 2 * math.pi)
+    along, across = _direction(heading), _direction(heading + math.pi / 2)
     place = np.array(_somewhere(part, rng))
     body = np.zeros((CANVAS, CANVAS), np.float32)
     _draw_curve(
@@ -148,7 +155,7 @@ def _lay_on(
 
 
 def _somewhere(part: Part, rng: np.random.Generator) -> tuple[float, float]:
-    return part.polar(rng.uniform(INNER + 35, OUTER - 35), rng.uniform(0, 2 * np.pi))
+    return part.polar(rng.uniform(INNER + 35, OUTER - 35), rng.uniform(0, 2 * math.pi))
 
 
 def _direction(angle: float) -> Point:
@@ -162,10 +169,10 @@ def _mark(part: Part, changed: Floats) -> None:
 def _blob(centre: tuple[float, float], radius: float, rng: np.random.Generator) -> Floats:
     """An irregular spot: 1 in its centre, 0 on its edge, negative outside; ``float32 CANVAS x CANVAS``."""
     y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
-    stretch, turn = rng.uniform(0.8, 1.3), rng.uniform(0, np.pi)
+    stretch, turn = rng.uniform(0.8, 1.3), rng.uniform(0, math.pi)
     dx, dy = x - np.float32(centre[0]), y - np.float32(centre[1])
-    u = (dx * np.cos(turn) + dy * np.sin(turn)) * stretch
-    v = (dy * np.cos(turn) - dx * np.sin(turn)) / stretch
+    u = (dx * math.cos(turn) + dy * math.sin(turn)) * stretch
+    v = (dy * math.cos(turn) - dx * math.sin(turn)) / stretch
     ragged = 0.16 * cloud(rng, max(16, int(radius)), octaves=2)
     return np.asarray(1 - np.hypot(u, v) / radius + ragged, np.float32)
 
@@ -178,5 +185,5 @@ def _draw_curve(canvas: Floats, begin: Point, middle: Point, end: Point, width: 
     # Sixteenths of a pixel, OpenCV's fixed point.
     fixed = np.round(points * 16).astype(int).tolist()
     for i in range(steps - 1):
-        share = float(np.sin(np.pi * (i + 0.5) / steps)) ** 0.5
+        share = math.sin(math.pi * (i + 0.5) / steps) ** 0.5
         cv2.line(canvas, fixed[i], fixed[i + 1], 1.0, max(1, round(width * share)), cv2.LINE_AA, 4)

@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edge_ad_runtime.errors import DataError
 from edge_ad_runtime.files import folder_written_atomically
 from examples.demo.defects import KINDS
 from examples.demo.part import LAMP, NEW_LAMP, Lamp, make_part, mask_of, photograph
@@ -57,12 +58,15 @@ class Shot:
     mask: Path | None = None
 
 
-def make_images(folder: Path, seed: int = 0, amounts: Amounts = Amounts(), workers: int = 2) -> None:  # noqa: B008
+def make_images(folder: Path, seed: int = 0, amounts: Amounts = Amounts(), workers: int = 2) -> None:
     """Make all images in a new folder.
 
     Raises:
+        DataError: the folder exists and is not empty.
         MissingExtra: scikit-image, whose photographs are used, is not installed.
     """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataError(f"{folder}: exists already; remove it or choose another name")
     photographs = read_photographs()
     with folder_written_atomically(folder) as temporary:
         shots = [*_data_set(temporary / "parts", amounts), *_lines(temporary, seed, amounts)]

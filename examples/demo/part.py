@@ -6,6 +6,7 @@ camera with blur, vignetting and noise looks at it. Everything is drawn at twice
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -72,8 +73,8 @@ class Part:
         """The canvas point (x, y) at a radius and an angle in the ring's own frame."""
         total = self.angle + angle
         return (
-            self.centre[0] + radius * float(np.cos(total)),
-            self.centre[1] + radius * float(np.sin(total)),
+            self.centre[0] + radius * math.cos(total),
+            self.centre[1] + radius * math.sin(total),
         )
 
 
@@ -89,7 +90,7 @@ def make_part(photographs: Photographs, rng: np.random.Generator) -> Part:
         gloss=np.full((CANVAS, CANVAS), 0.02, np.float32),
         defect=np.zeros((CANVAS, CANVAS), np.float32),
         centre=centre,
-        angle=float(np.deg2rad(rng.normal(0, 2.0))),
+        angle=math.radians(rng.normal(0, 2.0)),
     )
     _mould(part, photographs, rng)
     return part
@@ -110,8 +111,8 @@ def _mould(part: Part, photographs: Photographs, rng: np.random.Generator) -> No
     part.height[:] = 10 * (1 - (1 - depth) ** 2)
     for i in range(_GROOVES):
         angle = part.angle + 2 * np.pi * (i + 0.25) / _GROOVES
-        along = dx * np.cos(angle) + dy * np.sin(angle)
-        across = np.abs(dy * np.cos(angle) - dx * np.sin(angle))
+        along = dx * math.cos(angle) + dy * math.sin(angle)
+        across = np.abs(dy * math.cos(angle) - dx * math.sin(angle))
         channel = np.clip((_GROOVE_WIDTH - across) / 8, 0, 1) * (along > 0) * part.body
         part.height -= 6 * channel.astype(np.float32)
     grain = photo_texture(photographs.gravel, rng, scale=rng.uniform(0.44, 0.52))
@@ -127,13 +128,17 @@ def _belt(photographs: Photographs, rng: np.random.Generator) -> Floats:
     fibres = photo_texture(photographs.grass, rng, scale=0.45, turn=0.0)
     # The belt is worn in stripes along its way (left to right); the stripes stay where they are.
     stripes = cv2.resize(
-        np.random.default_rng(7).normal(0, 1, (40, 1)).astype(np.float32), (CANVAS, CANVAS), interpolation=cv2.INTER_CUBIC
+        np.random.default_rng(7).normal(0, 1, (40, 1)).astype(np.float32),
+        (CANVAS, CANVAS),
+        interpolation=cv2.INTER_CUBIC,
     )
     wear = np.clip(1 + 0.10 * fibres + 0.10 * stripes + 0.05 * cloud(rng, 64), 0.4, 2)
     return np.asarray(wear[..., None] * _BELT_COLOUR, np.float32)
 
 
-def photo_texture(photograph: Floats, rng: np.random.Generator, scale: float, turn: float | None = None) -> Floats:
+def photo_texture(
+    photograph: Floats, rng: np.random.Generator, scale: float, turn: float | None = None
+) -> Floats:
     """A random place of a photograph, mirrored on where it ends: ``float32 CANVAS x CANVAS``.
 
     ``turn`` in degrees; None is a random angle.
@@ -142,10 +147,13 @@ def photo_texture(photograph: Floats, rng: np.random.Generator, scale: float, tu
     height, width = photograph.shape
     centre = (rng.uniform(0.3, 0.7) * width, rng.uniform(0.3, 0.7) * height)
     matrix = cv2.getRotationMatrix2D(centre, degrees, scale)
-    matrix[:, 2] += CANVAS / 2 - np.array(centre)
+    matrix[0, 2] += CANVAS / 2 - centre[0]
+    matrix[1, 2] += CANVAS / 2 - centre[1]
     source = photograph if rng.random() < 0.5 else np.ascontiguousarray(photograph[:, ::-1])
     return np.asarray(
-        cv2.warpAffine(source, matrix, (CANVAS, CANVAS), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101),
+        cv2.warpAffine(
+            source, matrix, (CANVAS, CANVAS), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
+        ),
         np.float32,
     )
 
@@ -162,8 +170,8 @@ def cloud(rng: np.random.Generator, cell: int, octaves: int = 3) -> Floats:
 
 def photograph(part: Part, lamp: Lamp, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Take the camera's picture of a part: ``uint8 SIZE x SIZE x 3`` RGB."""
-    azimuth = np.deg2rad(lamp.azimuth + rng.normal(0, 1.5))
-    towards = (float(np.cos(azimuth)), -float(np.sin(azimuth)))
+    azimuth = math.radians(lamp.azimuth + rng.normal(0, 1.5))
+    towards = (math.cos(azimuth), -math.sin(azimuth))
     smooth = cv2.GaussianBlur(part.height, (0, 0), 1.2)
     gx = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3) / 8
     gy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3) / 8
@@ -179,11 +187,11 @@ def photograph(part: Part, lamp: Lamp, rng: np.random.Generator) -> npt.NDArray[
     light *= np.asarray(field * brightness, np.float32)
     colour = np.array(lamp.colour, np.float32)
     scene = part.reflectance * light[..., None] + (part.gloss * mirrored * light)[..., None]
-    scene = cv2.GaussianBlur(scene * colour, (0, 0), 1.3 + 0.25 * rng.random())
-    linear = cv2.resize(scene, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    blurred = cv2.GaussianBlur(scene * colour, (0, 0), 1.3 + 0.25 * rng.random())
+    linear = np.asarray(cv2.resize(blurred, (SIZE, SIZE), interpolation=cv2.INTER_AREA), np.float32)
     # Photon noise grows with the root of the light; read noise is constant.
     noise = rng.standard_normal((SIZE, SIZE, 3), np.float32)
-    linear += noise * np.sqrt(np.clip(linear, 0, None) * 1.0e-4 + 1.5e-5)
+    linear = linear + noise * np.sqrt(np.clip(linear, 0, None) * 1.0e-4 + 1.5e-5)
     return np.asarray(np.clip(np.clip(linear * 1.15, 0, 1) ** (1 / 1.6) * 255 + 0.5, 0, 255), np.uint8)
 
 
