@@ -1,0 +1,93 @@
+"""What a camera is: anything that yields images of parts, one after the other."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from edge_ad_runtime.errors import ImageError
+from edge_ad_runtime.types import Image
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in typing only from Python 3.11 on
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image of a source.
+
+    ``image`` is ``uint8 HxWx3`` RGB; ``index`` counts the frames of this opening from 0, dropped ones
+    included. ``t_ns`` is monotonic time: for a device the kernel's timestamp of the buffer where it gives
+    one, otherwise (streams) when the frame arrived, later than the exposure by the transfer; for files when
+    the frame was asked for. ``source`` names the file, or the device without credentials.
+    """
+
+    image: Image
+    index: int
+    t_ns: int
+    source: str
+
+
+class FrameError(ImageError):
+    """One frame of a source is unusable (a damaged file in a folder); the source goes on with the next."""
+
+    def __init__(self, message: str, index: int, t_ns: int, source: str) -> None:
+        self.index, self.t_ns, self.source = index, t_ns, source
+        super().__init__(message)
+
+
+class Camera(ABC):
+    """An opened image source; use it as a context manager and from one thread."""
+
+    name: str
+    """For people and records; without credentials."""
+
+    dropped: int = 0
+    """Frames that were taken but never handed out, because newer ones had come or they were too old."""
+
+    @abstractmethod
+    def read(self) -> Frame | None:
+        """The next frame; None when the source has ended, or the stop that it was opened with is requested.
+
+        A live source gives the newest frame, each at most once; files give every frame.
+
+        Raises:
+            CameraError: the device is missing, gone or silent; it has to be opened anew.
+            FrameError: this one frame is unusable.
+        """
+
+    def close(self) -> None:
+        """Release the device; may be called again. A source that holds nothing does nothing."""
+        return
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class CameraSource(Protocol):
+    """A parsed camera text: knows how to open its camera, as often as needed."""
+
+    @property
+    def name(self) -> str:
+        """For people and records; without credentials."""
+        ...
+
+    @property
+    def live(self) -> bool:
+        """Whether it can go away and come back, so that a failure is worth another opening."""
+        ...
+
+    def open(self) -> Camera:
+        """Open the camera.
+
+        Raises:
+            CameraError: it is missing or unusable. A live camera may raise it only at the first read.
+        """
+        ...

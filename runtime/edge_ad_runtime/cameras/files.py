@@ -1,0 +1,87 @@
+"""Image files, folders of them, and video files: every frame is given, none is dropped."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+
+from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
+from edge_ad_runtime.cameras.live import to_rgb
+from edge_ad_runtime.cameras.opencv import OpenCvCapture
+from edge_ad_runtime.errors import CameraError, ImageError
+from edge_ad_runtime.images import read_image
+from edge_ad_runtime.stopping import StopRequest
+
+
+class Pace:
+    """Lets frames through at a given rate by absolute times, or at once without one."""
+
+    def __init__(self, fps: float | None, stop: StopRequest | None) -> None:
+        self._period_ns = None if fps is None else round(1e9 / fps)
+        self._stop = stop or StopRequest()
+        self._next: int | None = None
+
+    def wait(self) -> bool:
+        """Wait for the next frame's time; returns whether to go on."""
+        if self._period_ns is not None:
+            now = time.monotonic_ns()
+            if self._next is not None and self._next > now:
+                self._stop.wait((self._next - now) / 1e9)
+            # Late frames do not bring the following ones forward.
+            self._next = max(self._next or now, now) + self._period_ns
+        return not self._stop.requested
+
+
+class ImageFilesCamera(Camera):
+    """Image files in the given order."""
+
+    def __init__(self, name: str, paths: Sequence[Path], pace: Pace) -> None:
+        self.name = name
+        self._pace = pace
+        self._paths: Iterator[tuple[int, Path]] = iter(enumerate(paths))
+
+    def read(self) -> Frame | None:
+        if not self._pace.wait() or (item := next(self._paths, None)) is None:
+            return None
+        index, path = item
+        t_ns = time.monotonic_ns()
+        try:
+            return Frame(read_image(path), index, t_ns, str(path))
+        except ImageError as error:
+            raise FrameError(str(error), index, t_ns, str(path)) from error
+
+
+class VideoFileCamera(Camera):
+    """All frames of a video file."""
+
+    def __init__(self, path: Path, pace: Pace) -> None:
+        """Open the video.
+
+        Raises:
+            CameraError: it is not a video that OpenCV reads.
+        """
+        self.name = str(path)
+        self._pace = pace
+        self._capture: OpenCvCapture | None = OpenCvCapture(str(path), cv2.CAP_FFMPEG, str(path), video=True)
+        self._index = 0
+
+    def read(self) -> Frame | None:
+        if not self._pace.wait() or self._capture is None:
+            return None
+        t_ns = time.monotonic_ns()
+        shot = self._capture.read()
+        if shot is None:
+            if self._index == 0:
+                raise CameraError(f"{self.name}: holds no frame that can be decoded")
+            return None
+        index = self._index
+        self._index += 1
+        return Frame(to_rgb(shot), index, t_ns, f"{self.name}#{index}")
+
+    def close(self) -> None:
+        if self._capture is not None:
+            self._capture.release()
+            self._capture = None

@@ -1,0 +1,144 @@
+"""Live sources: a thread takes frames as fast as they come and keeps only the newest."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+
+from edge_ad_runtime.cameras.base import Camera, Frame
+from edge_ad_runtime.errors import CameraError
+from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.types import Image
+
+OPEN_PATIENCE_S = 15.0
+STALL_PATIENCE_S = 5.0
+# An older frame may show a part that has already passed the ejector.
+MAX_AGE_NS = 500_000_000
+_STOP_POLL_S = 0.05
+
+
+@dataclass(frozen=True)
+class Shot:
+    """A frame as the device gave it: ``uint8 HxWx3`` in ``order``, and its monotonic time."""
+
+    pixels: Image
+    order: Literal["BGR", "RGB"]
+    t_ns: int
+    source: str
+
+
+class Capture(Protocol):
+    """An opened device, used by one thread."""
+
+    def read(self) -> Shot | None:
+        """Wait for the next frame; None at the end.
+
+        Raises:
+            CameraError: the device is gone or silent.
+        """
+        ...
+
+    def release(self) -> None: ...
+
+
+def to_rgb(shot: Shot) -> Image:
+    """The frame in RGB. This is the only place where the order of colours changes."""
+    if shot.order == "RGB":
+        return shot.pixels
+    return np.asarray(cv2.cvtColor(shot.pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+class LiveCamera(Camera):
+    """Newest frame wins. The device is opened, read and released in the camera's own thread, so that
+    neither a slow connection nor a silent device holds up a stop."""
+
+    def __init__(
+        self,
+        name: str,
+        open_capture: Callable[[], Capture],
+        stop: StopRequest | None = None,
+        *,
+        open_patience_s: float = OPEN_PATIENCE_S,
+        stall_patience_s: float = STALL_PATIENCE_S,
+    ) -> None:
+        self.name = name
+        self.dropped = 0
+        self._open_capture = open_capture
+        self._stop = stop
+        self._stall_patience_s = stall_patience_s
+        self._changed = threading.Condition()
+        self._newest: tuple[int, Shot] | None = None
+        self._error: CameraError | None = None
+        self._ended = False
+        self._closed = False
+        self._last_sign = time.monotonic()
+        self._patience_s = open_patience_s
+        self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
+        self._thread.start()
+
+    def read(self) -> Frame | None:
+        with self._changed:
+            while True:
+                if self._stop is not None and self._stop.requested:
+                    return None
+                if self._newest is not None:
+                    (index, shot), self._newest = self._newest, None
+                    if time.monotonic_ns() - shot.t_ns <= MAX_AGE_NS:
+                        break
+                    self.dropped += 1
+                    continue
+                if self._error is not None:
+                    raise self._error
+                if self._ended:
+                    return None
+                if self._closed:
+                    raise CameraError(f"{self.name}: is closed")
+                if time.monotonic() - self._last_sign > self._patience_s:
+                    raise CameraError(f"{self.name}: no frame for {self._patience_s:g} s")
+                self._changed.wait(_STOP_POLL_S)
+        return Frame(to_rgb(shot), index, shot.t_ns, shot.source)
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+        # A thread that is stuck in the driver releases the device when it comes back.
+        self._thread.join(1.0)
+
+    def _run(self) -> None:
+        try:
+            capture = self._open_capture()
+            try:
+                self._take_frames(capture)
+            finally:
+                capture.release()
+        except CameraError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - whatever a driver raises, the loop hears of it
+            self._fail(CameraError(f"{self.name}: {type(error).__name__} in the driver"))
+
+    def _take_frames(self, capture: Capture) -> None:
+        index = 0
+        while not self._closed:
+            shot = capture.read()
+            with self._changed:
+                self._last_sign, self._patience_s = time.monotonic(), self._stall_patience_s
+                if shot is None:
+                    self._ended = True
+                    self._changed.notify_all()
+                    return
+                if self._newest is not None:
+                    self.dropped += 1
+                self._newest = (index, shot)
+                self._changed.notify_all()
+            index += 1
+
+    def _fail(self, error: CameraError) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()

@@ -1,0 +1,126 @@
+"""A pretended camera that plays a folder, with faults: ``mock:FOLDER?fail=5&away=2&fps=25``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from edge_ad_runtime.cameras.base import Camera, Frame
+from edge_ad_runtime.cameras.live import LiveCamera, Shot
+from edge_ad_runtime.errors import CameraError, ImageError
+from edge_ad_runtime.images import read_image
+from edge_ad_runtime.stopping import StopRequest
+
+
+@dataclass
+class MockState:
+    """What stays when the camera is reopened: the next position in the film, and the openings still to fail."""
+
+    position: int = 0
+    openings: int = 0
+    away: int = 0
+    failed: set[int] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class MockSource:
+    """Plays the images ``paths`` as a live device would.
+
+    Frames are counted over all openings, from 0. ``drop``: these are lost in the device, unnoticed. ``fail``: in place
+    of these, once, the device disappears, and the next ``away`` openings fail too. ``stall``: before these
+    it is silent for ``stall_ms``. ``loop``: begin again after the last image. With ``fps`` the frames come
+    at that rate and the newest wins, through the same code as for a real device; without it each is given
+    when asked for and none is dropped.
+    """
+
+    folder: Path
+    paths: tuple[Path, ...]
+    fps: float | None = None
+    drop: frozenset[int] = frozenset()
+    fail: frozenset[int] = frozenset()
+    away: int = 0
+    stall: frozenset[int] = frozenset()
+    stall_ms: float = 1000.0
+    stall_patience_s: float = 5.0
+    loop: bool = False
+    stop: StopRequest | None = field(default=None, compare=False)
+    state: MockState = field(default_factory=MockState, compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"mock:{self.folder}"
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def open(self) -> Camera:
+        if self.fps is None:
+            return _DirectCamera(MockCapture(self))
+        return LiveCamera(
+            self.name, lambda: MockCapture(self), self.stop, stall_patience_s=self.stall_patience_s
+        )
+
+
+class MockCapture:
+    """The pretended device."""
+
+    def __init__(self, source: MockSource) -> None:
+        self._source = source
+        self._next_at = time.monotonic()
+        source.state.openings += 1
+        if source.state.away:
+            source.state.away -= 1
+            raise CameraError(f"{source.name}: cannot be opened (as asked)")
+
+    def read(self) -> Shot | None:
+        source, state = self._source, self._source.state
+        while True:
+            if source.stop is not None and source.stop.requested:
+                return None
+            if state.position >= len(source.paths) and not source.loop:
+                return None
+            position = state.position
+            path = source.paths[position % len(source.paths)]
+            if position in source.fail and position not in state.failed:
+                state.failed.add(position)
+                state.away = source.away
+                raise CameraError(f"{source.name}: gives no frames any more (as asked)")
+            state.position += 1
+            if position in source.stall:
+                self._sleep(source.stall_ms / 1e3)
+            if source.fps is not None:
+                self._sleep(self._next_at - time.monotonic())
+                self._next_at = max(self._next_at, time.monotonic()) + 1 / source.fps
+            if position in source.drop:
+                continue
+            t_ns = time.monotonic_ns()
+            try:
+                return Shot(read_image(path), "RGB", t_ns, str(path))
+            except ImageError as error:
+                raise CameraError(f"{source.name}: {error}") from error
+
+    def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            (self._source.stop or StopRequest()).wait(seconds)
+
+    def release(self) -> None:
+        pass
+
+
+class _DirectCamera(Camera):
+    """Gives each frame of the pretended device when it is asked for."""
+
+    def __init__(self, capture: MockCapture) -> None:
+        self._capture = capture
+        self.name = capture._source.name
+        self.dropped = 0
+        self._index = 0
+
+    def read(self) -> Frame | None:
+        shot = self._capture.read()
+        if shot is None:
+            return None
+        self._index += 1
+        return Frame(shot.pixels, self._index - 1, shot.t_ns, shot.source)

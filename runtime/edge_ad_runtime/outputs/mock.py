@@ -1,0 +1,70 @@
+"""A pretended output that records what it is told: ``mock://name?fail=3,5-7&slow_ms=200``."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from edge_ad_runtime.clock import Clock, MonotonicClock
+from edge_ad_runtime.errors import OutputError
+from edge_ad_runtime.outputs.base import Timing
+
+
+@dataclass
+class MockDevice:
+    """What stays when the output is reopened: ``history`` of (monotonic ns, state), and the commands so far.
+
+    A command that fails is counted but not in the history.
+    """
+
+    clock: Clock = field(default_factory=MonotonicClock)
+    history: list[tuple[int, bool]] = field(default_factory=list)
+    commands: int = 0
+    opened: int = 0
+
+
+@dataclass(frozen=True)
+class MockConfig:
+    """``fail`` are the numbers (from 0) of the commands that fail, ``absent`` of the openings that fail;
+    ``slow_ms`` is the real time that each command takes."""
+
+    label: str
+    timing: Timing = field(default_factory=Timing)
+    fail: frozenset[int] = frozenset()
+    absent: frozenset[int] = frozenset()
+    slow_ms: float = 0.0
+    device: MockDevice = field(default_factory=MockDevice, compare=False)
+
+    @property
+    def name(self) -> str:
+        return f"mock://{self.label}"
+
+    def open(self) -> MockOutput:
+        return MockOutput(self)
+
+
+class MockOutput:
+    """Keeps the same rules as a real output, and fails where its configuration says so."""
+
+    def __init__(self, config: MockConfig) -> None:
+        self.name = config.name
+        self._config = config
+        self._closed = False
+        device = config.device
+        device.opened += 1
+        if device.opened - 1 in config.absent:
+            raise OutputError(f"{self.name}: cannot be opened (as asked)")
+
+    def set(self, active: bool) -> None:
+        if self._closed:
+            raise OutputError(f"{self.name}: is closed")
+        config, device = self._config, self._config.device
+        if config.slow_ms:
+            time.sleep(config.slow_ms / 1e3)
+        device.commands += 1
+        if device.commands - 1 in config.fail:
+            raise OutputError(f"{self.name}: does not take the command (as asked)")
+        device.history.append((device.clock.now_ns(), active))
+
+    def close(self) -> None:
+        self._closed = True
