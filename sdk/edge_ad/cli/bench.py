@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 from pathlib import Path
 
 import click
@@ -33,8 +34,7 @@ def command(
     the verdict. Memory is that of a process of its own with the bundle open.
     """
     frame = None if image is None else read_image(image)
-    stderr = click.get_text_stream("stderr")
-    with click.progressbar(range(rounds), label="timing", file=stderr) as bar:
+    with click.progressbar(length=rounds, label="timing", file=sys.stderr) as bar:
         timings = time_bundles(
             bundles, rounds=rounds, threads=threads, image=frame, after_round=lambda: bar.update(1)
         )

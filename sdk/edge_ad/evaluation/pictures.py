@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -23,7 +22,6 @@ from edge_ad_runtime.types import FloatArray, Image
 
 try:
     from matplotlib import colormaps
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import to_hex
     from matplotlib.figure import Figure
     from tqdm import tqdm
@@ -31,34 +29,28 @@ except ImportError as error:
     raise MissingExtra("matplotlib", "host", "the pictures of an evaluation") from error
 
 PANEL_SIDE = 384
-"""Longer side of an image in an overlay, in pixels (shorter if the image is smaller than half of it)."""
+"""Longer side of an image in an overlay, in pixels."""
 _BAR = 34
 _GAP = 6
+_COLOUR_BAR = 10
 _BACKGROUND = (24, 24, 24)
 _WHITE, _GREY, _RED, _GREEN = (255, 255, 255), (170, 170, 170), (255, 96, 96), (96, 220, 96)
 _CYAN = (0, 229, 255)
 _MISTAKES = 12
+_BINS = 40
 
 
-@dataclass(frozen=True)
-class ColourScale:
-    """Values of the combined map that the darkest and the brightest colour stand for."""
+def colour_level(values: FloatArray, threshold: float) -> FloatArray:
+    """Values of combined maps to colours from 0 to 1, the same for all pictures of a model.
 
-    low: float
-    high: float
-
-    def normalize(self, values: FloatArray) -> FloatArray:
-        """Values to 0..1, those outside the scale cut off."""
-        return np.asarray(np.clip((values - self.low) / (self.high - self.low), 0, 1), np.float32)
-
-
-def colour_scale(threshold: float) -> ColourScale:
-    """The scale of all pictures of a model: from the 0.9 quantile of good images' cells (0) to twice the
-    threshold, so that the threshold is always the middle colour.
-
-    A threshold that is not positive (given by hand) gets a unit to each side.
+    With a positive threshold ``t`` it is ``v / (v + t)``: 0 (the 0.9 quantile of good images' cells) and
+    less is 0, the threshold a half, and the peak of the strongest defect can still be told from its
+    surroundings. A threshold that is not positive (given by hand) is a half too, a unit above it 1.
     """
-    return ColourScale(0.0, 2 * threshold) if threshold > 0 else ColourScale(threshold - 1, threshold + 1)
+    if threshold > 0:
+        positive = np.maximum(values, 0)
+        return np.asarray(positive / (positive + np.float32(threshold)), np.float32)
+    return np.asarray(np.clip((values - threshold + 1) / 2, 0, 1), np.float32)
 
 
 def check_folder(folder: Path) -> None:
@@ -104,8 +96,8 @@ def write_pictures(
 def overlay(scored: ScoredImage, preprocess: PreprocessSpec, threshold: float) -> Image:
     """The image with its mask's outline, beside it the anomaly map over the image in grey.
 
-    Returns ``uint8 HxWx3`` RGB. The map's colours run over :func:`colour_scale`; the white line is where it
-    crosses the threshold, the cyan one the mask's outline.
+    Returns ``uint8 HxWx3`` RGB. The map's colours are those of :func:`colour_level`; the white line is where
+    it crosses the threshold (as does the tick of the colour bar), the cyan one the mask's outline.
 
     Raises:
         ImageError: the image or its mask cannot be read.
@@ -118,9 +110,8 @@ def overlay(scored: ScoredImage, preprocess: PreprocessSpec, threshold: float) -
     for panel in (plain, heat):
         if mask is not None:
             _outline(panel, mask.astype(np.uint8), _CYAN)
-    panels = np.full((height, 2 * width + _GAP, 3), _BACKGROUND, np.uint8)
-    panels[:, :width] = plain
-    panels[:, width + _GAP :] = heat
+    gap = np.full((height, _GAP, 3), _BACKGROUND, np.uint8)
+    panels = np.hstack([plain, gap, heat, gap, _colour_bar(height)])
     return np.vstack([_caption(panels.shape[1], scored, threshold), panels])
 
 
@@ -136,10 +127,7 @@ def _heat(scored: ScoredImage, preprocess: PreprocessSpec, image: Image, thresho
     rows = slice(region.y, region.y + region.height)
     columns = slice(region.x, region.x + region.width)
     placed = place_map(scored.anomaly_map, preprocess, height, width)
-    level = colour_scale(threshold).normalize(placed)
-    colours = cv2.cvtColor(
-        cv2.applyColorMap((level * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB
-    )
+    colours = _colours(colour_level(placed, threshold))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     heat = np.asarray(grey // 2, np.uint8)
     heat[rows, columns] = cv2.addWeighted(grey[rows, columns], 0.35, colours, 0.65, 0)
@@ -148,6 +136,19 @@ def _heat(scored: ScoredImage, preprocess: PreprocessSpec, image: Image, thresho
     above[rows, columns] = placed > threshold
     _outline(heat, above, _WHITE)
     return heat
+
+
+def _colours(level: FloatArray) -> Image:
+    mapped = cv2.applyColorMap((level * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
+    return np.asarray(cv2.cvtColor(mapped, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def _colour_bar(height: int) -> Image:
+    """All colours, the highest at the top, with a white tick at the threshold."""
+    level = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_COLOUR_BAR, axis=1)
+    bar = _colours(level)
+    bar[height // 2, :] = _WHITE
+    return bar
 
 
 def _outline(panel: Image, area: Image, colour: tuple[int, int, int]) -> None:
@@ -159,9 +160,9 @@ def _outline(panel: Image, area: Image, colour: tuple[int, int, int]) -> None:
 
 def _caption(width: int, scored: ScoredImage, threshold: float) -> Image:
     bar = np.full((_BAR, width, 3), _BACKGROUND, np.uint8)
-    verdict = f"{scored.verdict.value}{' (wrong)' if scored.mistaken else ''}"
+    verdict = f"{'wrong: ' if scored.mistaken else ''}{scored.verdict.value}"
     left = f"{scored.image.kind}/{scored.image.path.name}"
-    right = f"{scored.score:.3f} / {threshold:.3f}  {verdict}"
+    right = f"score {scored.score:.3f}, threshold {threshold:.3f}, {verdict}"
     (right_width, _), _ = cv2.getTextSize(right, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
     _text(bar, left, 6, _WHITE)
     colour = _RED if scored.mistaken else _GREEN
@@ -216,17 +217,18 @@ def histogram(evaluation: Evaluation) -> Image:
     kinds: dict[str, list[float]] = {"good": []} if evaluation.calibrated.good else {}
     for scored in evaluation.images:
         kinds.setdefault(scored.image.kind, []).append(scored.score)
-    scores = [s.score for s in evaluation.images]
-    edges = np.histogram_bin_edges([*scores, threshold], bins=40)
+    edges, logarithmic = _bin_edges([s.score for s in evaluation.images], threshold)
     figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
     axes = figure.add_subplot()
     axes.hist(
         list(kinds.values()),
-        bins=edges.tolist(),
+        bins=edges,
         stacked=True,
         label=[f"{kind} ({len(values)})" for kind, values in kinds.items()],
         color=_kind_colours(list(kinds)),
     )
+    if logarithmic:
+        axes.set_xscale("log")
     axes.axvline(threshold, color="black", linewidth=1.5, label=f"calibrated threshold {threshold:.3f}")
     if evaluation.threshold is not None:
         axes.axvline(
@@ -243,10 +245,25 @@ def histogram(evaluation: Evaluation) -> Image:
     return _rendered(figure)
 
 
+def _bin_edges(scores: Sequence[float], threshold: float) -> tuple[list[float], bool]:
+    """Edges of about forty bins, one of them at the threshold so that no bar stands on both sides of it,
+    and whether they are spaced logarithmically (defects far above the threshold)."""
+    values = np.asarray([*scores, threshold])
+    logarithmic = bool(values.min() > 0 and values.max() > 10 * threshold)
+    if logarithmic:
+        values = np.log(values)
+    # The threshold is the last value; without any spread one bin of width 1 is left on each side.
+    width = float(np.ptp(values)) / _BINS or 1.0
+    first = int(np.floor((values.min() - values[-1]) / width)) - 1
+    last = int(np.ceil((values.max() - values[-1]) / width)) + 1
+    edges = values[-1] + width * np.arange(first, last + 1)
+    return (np.exp(edges) if logarithmic else edges).tolist(), logarithmic
+
+
 def _kind_colours(kinds: Sequence[str]) -> list[str]:
-    """Green for good images, warm colours for the defects."""
+    """Green for good images, violet to yellow for the defects."""
     defects = [kind for kind in kinds if kind != "good"]
-    places = np.linspace(0.15, 0.85, len(defects)) if len(defects) > 1 else [0.5]
+    places = np.linspace(0.15, 0.85, len(defects))
     warm = {kind: to_hex(colormaps["plasma"](float(p))) for kind, p in zip(defects, places, strict=True)}
     return ["#2e8b57" if kind == "good" else warm[kind] for kind in kinds]
 
@@ -280,7 +297,8 @@ def roc_picture(evaluation: Evaluation) -> Image | None:
 
 def _rendered(figure: Figure) -> Image:
     encoded = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(encoded)
+    # A Figure of its own, without pyplot, draws with Agg and holds no global state.
+    figure.savefig(encoded, format="png")
     return decode_image(encoded.getvalue())
 
 

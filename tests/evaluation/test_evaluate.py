@@ -1,0 +1,182 @@
+"""``edge-ad evaluate`` from files to figures."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edge_ad.data import read_dataset
+from edge_ad.evaluation.evaluate import Evaluation, evaluate, summary
+from edge_ad.evaluation.scorer import open_subject
+from edge_ad_runtime.calibration import Calibration, Quantiles
+from edge_ad_runtime.engines import RawMaps
+from edge_ad_runtime.errors import BundleError, DataError, ImageError, InputError
+from edge_ad_runtime.images import read_image
+from edge_ad_runtime.inspector import open_inspector
+from edge_ad_runtime.preprocess import PreprocessSpec, Roi, preprocess
+from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.types import Image
+from tests.evaluation.conftest import run, write_data
+
+
+@pytest.fixture(scope="module")
+def result(tiny_bundle: Path, labelled_data: Path) -> Evaluation:
+    subject = open_subject(tiny_bundle, threads=1)
+    return evaluate(subject.scorer, subject.preprocess, read_dataset(labelled_data))
+
+
+def test_the_figures_are_those_of_the_data(result: Evaluation) -> None:
+    good = [s.score for s in result.images if not s.image.defect]
+    faint = next(s.score for s in result.images if s.image.kind == "faint")
+    # Five defects far above every good part; "faint" is a good part in truth and lies among them.
+    beaten = sum(faint > score for score in good)
+    assert result.image_auroc == pytest.approx((5 * 5 + beaten) / 30)
+    assert result.kind_auroc == {"faint": beaten / 5, "odd": 1.0, "spot": 1.0}
+    assert result.image_f1 is not None and result.image_f1 >= 2 * 5 / 11
+    c = result.calibrated
+    assert (c.good, c.defects, c.false_rejects, c.escapes) == (5, 6, 0, 1)
+    assert [s.image.kind for s in result.images if s.mistaken] == ["faint"]
+    assert result.pixel_auroc is not None and result.pixel_auroc > 0.98
+    assert result.aupro is not None and result.aupro > 0.95
+    assert result.absent == {}
+    assert len(result.notes) == 1 and "2 defective" in result.notes[0]
+    assert 0 < result.seconds_per_image < 1
+
+
+def test_scores_and_verdicts_are_those_of_the_line(result: Evaluation, tiny_bundle: Path) -> None:
+    inspector = open_inspector(tiny_bundle, threads=1)
+    for scored in result.images:
+        inspection = inspector.inspect(read_image(scored.image.path))
+        assert (scored.score, scored.verdict) == (inspection.score, inspection.verdict)
+
+
+def test_the_command_prints_json(tiny_bundle: Path, labelled_data: Path, result: Evaluation) -> None:
+    done = run("evaluate", tiny_bundle, labelled_data, "--json", "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    got: dict[str, Any] = json.loads(done.stdout)
+    for name in ("image_auroc", "image_f1", "threshold", "pixel_auroc", "aupro"):
+        assert got[name] == pytest.approx(getattr(result, name))
+    assert got["calibrated_threshold"] == result.calibrated.threshold
+    assert (got["good"], got["defects"], got["false_rejects"], got["escapes"]) == (5, 6, 0, 1)
+    assert len(got["images"]) == 11
+    assert {"path", "kind", "score", "verdict"} == set(got["images"][0])
+    rejected = [i["score"] > got["calibrated_threshold"] for i in got["images"]]
+    assert rejected == [i["verdict"] == Verdict.REJECT.value for i in got["images"]]
+
+
+def test_the_command_prints_a_table(tiny_bundle: Path, labelled_data: Path) -> None:
+    done = run("evaluate", tiny_bundle, labelled_data, "--threads", "1")
+    assert done.returncode == 0, done.stderr
+    text = done.stdout
+    assert "image AUROC" in text and "AUPRO" in text and "1 of 6 defects passed" in text
+
+
+def test_an_unpacked_bundle_is_the_same(tiny_bundle: Path, tmp_path: Path, result: Evaluation) -> None:
+    shutil.unpack_archive(tiny_bundle, tmp_path / "tiny", "zip")
+    subject = open_subject(tmp_path / "tiny", threads=1)
+    image = np.full((40, 50, 3), 90, np.uint8)
+    packed = open_subject(tiny_bundle, threads=1)
+    assert np.array_equal(subject.scorer.raw_maps(image).st, packed.scorer.raw_maps(image).st)
+
+
+def test_a_plain_folder_has_nothing_to_evaluate_on(
+    tiny_bundle: Path, labelled_data: Path, tmp_path: Path
+) -> None:
+    done = run("evaluate", tiny_bundle, labelled_data / "train" / "good", "-o", tmp_path / "out")
+    assert done.returncode == 1
+    assert "no labelled test images" in done.stderr and "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_good_images_give_no_ranking(tiny_bundle: Path, labelled_data: Path, tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        shutil.copytree(labelled_data / part / "good", tmp_path / part / "good")
+    subject = open_subject(tiny_bundle, threads=1)
+    got = evaluate(subject.scorer, subject.preprocess, read_dataset(tmp_path))
+    names = ("image_auroc", "image_f1", "threshold", "pixel_auroc", "aupro")
+    assert all(getattr(got, name) is None for name in names)
+    assert set(got.absent) == set(names)
+    assert (got.calibrated.good, got.calibrated.false_rejects) == (5, 0)
+    assert "no defective images" in summary(got, "title")
+
+
+def test_without_masks_the_pixel_metrics_are_absent(
+    tiny_bundle: Path, labelled_data: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(labelled_data, tmp_path / "d")
+    shutil.rmtree(tmp_path / "d" / "ground_truth")
+    subject = open_subject(tiny_bundle, threads=1)
+    got = evaluate(subject.scorer, subject.preprocess, read_dataset(tmp_path / "d"))
+    assert got.image_auroc is not None
+    assert got.pixel_auroc is None and "mask" in got.absent["aupro"]
+
+
+def test_a_broken_mask_is_named(tiny_bundle: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path)
+    mask = data / "ground_truth" / "spot" / "001_mask.png"
+    mask.write_bytes(mask.read_bytes()[:-30])
+    subject = open_subject(tiny_bundle, threads=1)
+    with pytest.raises(ImageError, match="001_mask"):
+        evaluate(subject.scorer, subject.preprocess, read_dataset(data))
+
+
+def test_a_map_that_is_not_finite_is_refused(tiny_bundle: Path, labelled_data: Path) -> None:
+    inner = open_subject(tiny_bundle, threads=1)
+
+    class Broken:
+        @property
+        def calibration(self) -> Calibration:
+            return inner.scorer.calibration
+
+        def raw_maps(self, image: Image) -> RawMaps:
+            st, ae = inner.scorer.raw_maps(image)
+            st[0, 0] = np.nan
+            return RawMaps(st, ae)
+
+    with pytest.raises(InputError, match="not finite"):
+        evaluate(Broken(), inner.preprocess, read_dataset(labelled_data))
+
+
+def test_what_is_neither_run_nor_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such"):
+        open_subject(tmp_path / "absent")
+    with pytest.raises(InputError, match="neither a run"):
+        open_subject(tmp_path)
+    (tmp_path / "x.edgead").write_bytes(b"not a zip")
+    with pytest.raises(BundleError):
+        open_subject(tmp_path / "x.edgead")
+
+
+def test_no_test_images_is_an_error_of_the_data(tiny_bundle: Path, labelled_data: Path) -> None:
+    subject = open_subject(tiny_bundle, threads=1)
+    with pytest.raises(DataError):
+        evaluate(subject.scorer, subject.preprocess, read_dataset(labelled_data / "train" / "good"))
+
+
+def test_only_the_region_of_interest_counts_for_pixels(labelled_data: Path) -> None:
+    """The map of a region must meet the mask's part in that region."""
+    spec = PreprocessSpec(32, 32, Roi(64, 20, 64, 64))
+
+    class Truth:
+        """Sees the mask itself wherever the image is bright, in 8x8 tiles of the region."""
+
+        calibration = Calibration(
+            bundle="", quantiles=Quantiles(0, 1, 0, 1), threshold=0.05, method="given",
+            false_reject_rate=None, images=1, created="", source="",
+        )  # fmt: skip
+
+        def raw_maps(self, image: Image) -> RawMaps:
+            pixels = preprocess(image, spec)[0].astype(np.float32).mean(2)
+            tiles = pixels.reshape(8, 4, 8, 4).mean((1, 3))
+            bright = (tiles > 175).astype(np.float32)
+            return RawMaps(bright, bright)
+
+    got = evaluate(Truth(), spec, read_dataset(labelled_data))
+    # The spot is whole tiles of the region, so only the bilinear slope at its edge can be wrong.
+    assert got.pixel_auroc is not None and got.pixel_auroc > 0.999
+    assert got.aupro is not None and got.aupro > 0.98
