@@ -1,6 +1,6 @@
 """Looking at an image file's structure before it is decoded.
 
-OpenCV 4 returns an image of a cut file with grey in place of what is missing (version 5 does not), and every
+OpenCV 4 can return an image of a cut file with grey in place of what is missing, and every
 version takes the first of several pictures and reads some rare variants with wrong colours, all without a
 word. Each check here walks a format's structure far enough to notice and raises :class:`ImageError` instead.
 Bytes after the image's end do no harm.
