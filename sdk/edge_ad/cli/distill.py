@@ -18,19 +18,54 @@ _DEFAULTS = DistillConfig()
 
 @click.command()
 @click.argument("images", type=click.Path(path_type=Path, exists=True, file_okay=False))
-@click.option("--extractor", required=True, type=click.Path(path_type=Path), help="ResNet-50-v2 .safetensors or MobileNetV2 .tflite.")
-@click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder for the teacher and the extracted features.")
+@click.option(
+    "--extractor",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="ResNet-50-v2 .safetensors or MobileNetV2 .tflite.",
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Folder for the teacher and the extracted features.",
+)
 @click.option("--size", type=click.Choice(list(SIZES)), default=_DEFAULTS.size, show_default=True)
-@click.option("--views", type=click.IntRange(1), default=_DEFAULTS.views, show_default=True, help="Random crops, extracted once.")
-@click.option("--view-size", type=click.IntRange(64), default=_DEFAULTS.view_size, show_default=True, help="Side of a crop as the teacher sees it; the extractor sees twice that.")
-@click.option("--projection", type=click.Choice(["pca", "pool"]), help="How features become teacher channels [default: pca for n, pool as in the paper else].")
+@click.option(
+    "--views",
+    type=click.IntRange(1),
+    default=_DEFAULTS.views,
+    show_default=True,
+    help="Random crops, extracted once.",
+)
+@click.option(
+    "--view-size",
+    type=click.IntRange(64),
+    default=_DEFAULTS.view_size,
+    show_default=True,
+    help="Side of a crop as the teacher sees it; the extractor sees twice that.",
+)
+@click.option(
+    "--projection",
+    type=click.Choice(["pca", "pool"]),
+    help="How features become teacher channels [default: pca for n, pool as in the paper else].",
+)
 @click.option("--steps", type=click.IntRange(1), default=_DEFAULTS.steps, show_default=True)
 @click.option("--batch", type=click.IntRange(1), default=_DEFAULTS.batch, show_default=True)
-@click.option("--rate", type=click.FloatRange(0, min_open=True), default=_DEFAULTS.rate, show_default=True, help="Adam's peak learning rate.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    default=_DEFAULTS.rate,
+    show_default=True,
+    help="Adam's peak learning rate.",
+)
 @click.option("--weight-decay", type=click.FloatRange(0), default=_DEFAULTS.weight_decay, show_default=True)
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
 @click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda; the extractor runs on the CPU.")
+@click.option(
+    "--device", default="auto", show_default=True, help="auto, cpu or cuda; the extractor runs on the CPU."
+)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 def command(
     images: Path, extractor: Path, out: Path, size: str, views: int, view_size: int, projection: str | None,

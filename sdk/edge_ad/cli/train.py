@@ -26,16 +26,41 @@ NANO_STEPS = 2_000
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="Folder of the run.")
 @click.option("--size", type=click.Choice(list(SIZES)), default="n", show_default=True)
 @click.option("--teacher", type=click.Path(path_type=Path), help="Teacher file; size n has one of its own.")
-@click.option("--steps", type=click.IntRange(1), help=f"Training steps [default: {NANO_STEPS} for n, {PAPER_STEPS} else].")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    help=f"Training steps [default: {NANO_STEPS} for n, {PAPER_STEPS} else].",
+)
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images, instead of --steps.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Adam's learning rate [default: 1e-4].")
 @click.option("--weight-decay", type=click.FloatRange(0), default=1e-5, show_default=True)
-@click.option("--hard-quantile", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.999, show_default=True)
-@click.option("--image-size", callback=image_size, default="256", show_default=True, help="SIDE or WIDTHxHEIGHT in pixels.")
-@click.option("--validation", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.1, show_default=True, help="Share of the good images held out.")
+@click.option(
+    "--hard-quantile",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.999,
+    show_default=True,
+)
+@click.option(
+    "--image-size",
+    callback=image_size,
+    default="256",
+    show_default=True,
+    help="SIDE or WIDTHxHEIGHT in pixels.",
+)
+@click.option(
+    "--validation",
+    type=click.FloatRange(0, 1, min_open=True, max_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the good images held out.",
+)
 @click.option("--group", help="Regular expression on file names; images that agree in it are not split.")
-@click.option("--penalty-images", type=click.Path(path_type=Path), help="Folder of unrelated images (ImageNet in the paper).")
+@click.option(
+    "--penalty-images",
+    type=click.Path(path_type=Path),
+    help="Folder of unrelated images (ImageNet in the paper).",
+)
 @click.option("--seed", type=int, default=42, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")

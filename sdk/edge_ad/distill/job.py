@@ -108,7 +108,9 @@ def _claim(out: Path, options: dict[str, Any]) -> None:
     if file.exists():
         before = msgspec.json.decode(file.read_bytes())
         # Before the first step only the options that shape the cached views count; more steps are always fine.
-        free = {"steps"} if (out / _CHECKPOINT).exists() else {"steps", "batch", "rate", "weight_decay", "bf16"}
+        free = (
+            {"steps"} if (out / _CHECKPOINT).exists() else {"steps", "batch", "rate", "weight_decay", "bf16"}
+        )
         changed = [k for k in options if k not in free and before.get(k) != options[k]]
         if changed:
             raise InputError(

@@ -54,7 +54,13 @@ class TrainResult:
 
 
 def train(
-    out: Path, config: RunConfig, dataset: Dataset, teacher: Path, device: str, stop: StopRequest, resume: bool
+    out: Path,
+    config: RunConfig,
+    dataset: Dataset,
+    teacher: Path,
+    device: str,
+    stop: StopRequest,
+    resume: bool,
 ) -> TrainResult | None:
     """Train a run (arXiv 2303.14535, Algorithm 1) and write it to ``out``.
 
@@ -111,7 +117,9 @@ def _claim(out: Path, config: RunConfig, record: SplitRecord, resume: bool) -> N
         raise RunError(f"{out}: this run is finished; there is nothing to resume")
     if before != config:
         names = [f for f in RunConfig.__struct_fields__ if getattr(before, f) != getattr(config, f)]
-        raise RunError(f"{out}: the run was started with other options ({', '.join(names)}); use the same ones")
+        raise RunError(
+            f"{out}: the run was started with other options ({', '.join(names)}); use the same ones"
+        )
     if before_record != record:
         raise RunError(f"{out}: the images in {config.data} have changed since the run was started")
 
@@ -129,7 +137,9 @@ def _penalty_store(config: RunConfig) -> ImageStore | None:
     if config.penalty is None:
         return None
     folder = Path(config.penalty)
-    paths = sorted(p for p in folder.rglob("*") if p.is_file() and is_image_path(p)) if folder.is_dir() else []
+    paths = (
+        sorted(p for p in folder.rglob("*") if p.is_file() and is_image_path(p)) if folder.is_dir() else []
+    )
     if not paths:
         raise DataError(f"{folder}: holds no penalty images")
     height, width = config.preprocess.height, config.preprocess.width
@@ -202,11 +212,15 @@ def _loop(
             progress.update()
             if step % REPORT_EVERY == 0 or step == config.steps:
                 now = time.monotonic()
-                means = {k: float(torch.stack([getattr(w, k) for w in window]).mean()) for k in Losses._fields}
+                means = {
+                    k: float(torch.stack([getattr(w, k) for w in window]).mean()) for k in Losses._fields
+                }
                 _check_finite(means, step)
                 progress.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
                 rate = len(window) * config.batch / (now - window_start)
-                _append_metrics(out, {"step": step, **means, "rate": _rate(config, step - 1), "images_per_s": rate})
+                _append_metrics(
+                    out, {"step": step, **means, "rate": _rate(config, step - 1), "images_per_s": rate}
+                )
                 window, window_start = [], now
                 if now - last_save > CHECKPOINT_SECONDS:
                     _save_checkpoint(out / CHECKPOINT, nets, optimizer, step)
@@ -253,9 +267,7 @@ def _append_metrics(out: Path, line: dict[str, float]) -> None:
         file.write(msgspec.json.encode(line) + b"\n")
 
 
-def _save_checkpoint(
-    path: Path, nets: EfficientAdNets, optimizer: torch.optim.Optimizer, step: int
-) -> None:
+def _save_checkpoint(path: Path, nets: EfficientAdNets, optimizer: torch.optim.Optimizer, step: int) -> None:
     state = {f"nets.{k}": v for k, v in nets.state_dict().items()}
     save_tensors(path, state | optimizer_tensors(optimizer), {"step": step})
 
@@ -270,6 +282,3 @@ def _load_checkpoint(path: Path, nets: EfficientAdNets, optimizer: torch.optim.O
 def steps_of_epochs(epochs: int, images: int, batch: int) -> int:
     """How many steps show every image ``epochs`` times."""
     return math.ceil(epochs * images / batch)
-
-
-
