@@ -115,7 +115,8 @@ class History:
 
         Raises:
             CalibrationError: it belongs to another bundle, the state folder is not writable or full, or what
-                it holds is damaged. The calibration in use is then unchanged.
+                it holds is damaged. The calibration in use is then the old one (the new one if only the last
+                sync of the folder failed).
         """
         self._check_owner(calibration, "this calibration")
         data = encode_calibration(calibration)
@@ -137,7 +138,8 @@ class History:
 
         Raises:
             CalibrationError: the factory calibration is already current, the state folder is not writable, or
-                what it holds is damaged. The calibration in use is then unchanged.
+                what it holds is damaged. The calibration in use is then unchanged (the one before if only the
+                last sync of the folder failed).
         """
         if not self._used():  # before the lock, so that a missing state folder is not created
             raise CalibrationError("the factory calibration is already current; there is nothing to undo")

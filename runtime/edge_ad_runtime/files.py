@@ -25,7 +25,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path``: temporary file, fsync, rename, fsync of the folder.
 
     Raises:
-        OSError: the folder is not writable or the disk is full; ``path`` is then unchanged.
+        OSError: the folder is not writable or the disk is full; ``path`` is then unchanged. Only when the
+            last fsync, the folder's, fails is ``path`` new already, though perhaps not durable.
     """
     handle, temporary = _locked_temporary(path, folder=False)
     try:
