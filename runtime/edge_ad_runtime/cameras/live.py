@@ -18,8 +18,9 @@ from edge_ad_runtime.types import Image
 
 OPEN_PATIENCE_S = 15.0
 STALL_PATIENCE_S = 5.0
-# An older frame may show a part that has already passed the ejector.
-MAX_AGE_NS = 500_000_000
+# The reader was elsewhere for so long that the part on the frame has probably passed the ejector. Longer
+# than any engine takes for a part, so that slow engines and slow cameras do not lose parts by it.
+MAX_AGE_S = 2.0
 _STOP_POLL_S = 0.05
 
 
@@ -66,12 +67,14 @@ class LiveCamera(Camera):
         *,
         open_patience_s: float = OPEN_PATIENCE_S,
         stall_patience_s: float = STALL_PATIENCE_S,
+        max_age_s: float = MAX_AGE_S,
     ) -> None:
         self.name = name
         self.dropped = 0
         self._open_capture = open_capture
         self._stop = stop
         self._stall_patience_s = stall_patience_s
+        self._max_age_ns = round(max_age_s * 1e9)
         self._changed = threading.Condition()
         self._newest: tuple[int, Shot] | None = None
         self._error: CameraError | None = None
@@ -89,7 +92,7 @@ class LiveCamera(Camera):
                     return None
                 if self._newest is not None:
                     (index, shot), self._newest = self._newest, None
-                    if time.monotonic_ns() - shot.t_ns <= MAX_AGE_NS:
+                    if time.monotonic_ns() - shot.t_ns <= self._max_age_ns:
                         break
                     self.dropped += 1
                     continue
