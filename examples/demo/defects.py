@@ -46,7 +46,7 @@ def pit(part: Part, photographs: Photographs, rng: np.random.Generator) -> None:
 
 def scratch(part: Part, photographs: Photographs, rng: np.random.Generator) -> None:
     """One stroke of something sharp, brighter than the surface and fading at its ends."""
-    _scratches(part, rng, strokes=1, length=rng.uniform(90, 200))
+    _scratches(part, rng, strokes=1, length=rng.uniform(80, 180))
 
 
 def scuff(part: Part, photographs: Photographs, rng: np.random.Generator) -> None:
@@ -57,7 +57,7 @@ def scuff(part: Part, photographs: Photographs, rng: np.random.Generator) -> Non
 def oil(part: Part, photographs: Photographs, rng: np.random.Generator) -> None:
     """A dark, glossy spot of oil."""
     spot = np.clip(_blob(_somewhere(part, rng), rng.uniform(26, 56), rng) * 4 + 0.5, 0, 1) * part.body
-    absorbed = rng.uniform(0.35, 0.55) * np.array([0.95, 1.0, 1.08])
+    absorbed = rng.uniform(0.55, 0.75) * np.array([0.92, 1.0, 1.08])
     part.reflectance *= (1 - spot[..., None] * absorbed).astype(np.float32)
     part.gloss += 0.04 * spot
     _mark(part, spot)
@@ -116,11 +116,11 @@ def _scratches(part: Part, rng: np.random.Generator, strokes: int, length: float
         across = _direction(heading + math.pi / 2)
         begin = place - along * length / 2 + across * rng.normal(0, 8) * (strokes > 1)
         middle = begin + along * length / 2 + across * rng.normal(0, 0.10) * length
-        _draw_curve(stroke, begin, middle, begin + along * length, rng.uniform(3, 5.5))
+        _draw_curve(stroke, begin, middle, begin + along * length, rng.uniform(3.5, 6.5))
     stroke = cv2.GaussianBlur(stroke, (0, 0), 0.8) * part.body
     stroke *= np.clip(0.85 + 0.25 * cloud(rng, 24), 0.3, 1)
     part.height -= 3 * stroke
-    part.reflectance += (rng.uniform(0.4, 0.8) * stroke)[..., None] * (0.72 * _STONE - part.reflectance)
+    part.reflectance += (rng.uniform(0.55, 0.9) * stroke)[..., None] * (0.72 * _STONE - part.reflectance)
     _mark(part, np.asarray(stroke > 0.2, np.float32))
 
 

@@ -22,9 +22,9 @@ SIZE = 320
 CANVAS = 2 * SIZE
 """Width and height of the drawing in pixels."""
 
-OUTER, INNER = 268.0, 92.0
-_BEVEL = 14.0
-_RIVETS, _RIVET_CIRCLE, _RIVET_RADIUS = 6, 182.0, 19.0
+OUTER, INNER = 244.0, 86.0
+_BEVEL = 16.0
+_RIVETS, _RIVET_CIRCLE, _RIVET_RADIUS = 6, 166.0, 18.0
 _GROOVES, _GROOVE_WIDTH = 3, 15.0
 # Reflectance in RGB, 0 to 1.
 _RING_COLOUR = np.array([0.36, 0.32, 0.28], np.float32)
@@ -80,7 +80,7 @@ class Part:
 
 def make_part(photographs: Photographs, rng: np.random.Generator) -> Part:
     """A good ring, with the tolerances that good rings have, on its place on the belt."""
-    centre = (CANVAS / 2 + rng.normal(0, 5), CANVAS / 2 + rng.normal(0, 5))
+    centre = (CANVAS / 2 + rng.normal(0, 3), CANVAS / 2 + rng.normal(0, 3))
     belt = _belt(photographs, rng)
     part = Part(
         belt=belt,
@@ -90,7 +90,7 @@ def make_part(photographs: Photographs, rng: np.random.Generator) -> Part:
         gloss=np.full((CANVAS, CANVAS), 0.02, np.float32),
         defect=np.zeros((CANVAS, CANVAS), np.float32),
         centre=centre,
-        angle=math.radians(rng.normal(0, 2.0)),
+        angle=math.radians(rng.normal(0, 1.2)),
     )
     _mould(part, photographs, rng)
     return part
@@ -100,7 +100,7 @@ def _mould(part: Part, photographs: Photographs, rng: np.random.Generator) -> No
     y, x = np.mgrid[:CANVAS, :CANVAS].astype(np.float32)
     dx, dy = x - part.centre[0], y - part.centre[1]
     radius = np.hypot(dx, dy)
-    outer, inner = OUTER * rng.normal(1, 0.004), INNER * rng.normal(1, 0.006)
+    outer, inner = OUTER * rng.normal(1, 0.003), INNER * rng.normal(1, 0.004)
     # Distance to the nearest edge, positive inside the ring.
     inside = np.minimum(outer - radius, radius - inner)
     for i in range(_RIVETS):
@@ -108,7 +108,7 @@ def _mould(part: Part, photographs: Photographs, rng: np.random.Generator) -> No
         inside = np.minimum(inside, np.hypot(x - cx, y - cy) - _RIVET_RADIUS)
     part.body[:] = np.clip(inside + 0.5, 0, 1)
     depth = np.clip(inside / _BEVEL, 0, 1)
-    part.height[:] = 10 * (1 - (1 - depth) ** 2)
+    part.height[:] = 8 * (1 - (1 - depth) ** 2)
     for i in range(_GROOVES):
         angle = part.angle + 2 * np.pi * (i + 0.25) / _GROOVES
         along = dx * math.cos(angle) + dy * math.sin(angle)
@@ -117,9 +117,9 @@ def _mould(part: Part, photographs: Photographs, rng: np.random.Generator) -> No
         part.height -= 6 * channel.astype(np.float32)
     grain = photo_texture(photographs.gravel, rng, scale=rng.uniform(0.44, 0.52))
     mottle = cloud(rng, 96)
-    part.height += part.body * (0.45 * grain + 0.6 * mottle)
+    part.height += part.body * (0.22 * grain + 0.5 * mottle)
     tint = _RING_COLOUR * rng.normal(1, 0.02, 3).astype(np.float32) * np.float32(rng.normal(1, 0.03))
-    surface = np.clip(1 + 0.17 * grain + 0.05 * mottle, 0.3, 1.8)[..., None] * tint
+    surface = np.clip(1 + 0.11 * grain + 0.03 * mottle, 0.3, 1.8)[..., None] * tint
     part.reflectance += part.body[..., None] * (surface - part.reflectance)
     part.gloss += part.body * np.float32(0.05)
 
