@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from edge_ad.data import read_dataset
+from edge_ad.nets.architecture import architecture
+from edge_ad.nets.pdn import Pdn
+from edge_ad.run_folder import RunConfig
+from edge_ad.teacher import save_teacher
+from edge_ad.training.job import train
 from edge_ad_calibration.fit import fit_calibration
 from edge_ad_runtime.bundle import GoldenSample, Manifest, write_bundle
 from edge_ad_runtime.calibration import encode_calibration
 from edge_ad_runtime.engines import open_engine
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
 from edge_ad_runtime.scoring import combine_maps, image_score
+from edge_ad_runtime.stopping import StopRequest
 
 TINY_SIZE = 32
 
@@ -97,3 +107,53 @@ def write_tiny_bundle(path: Path) -> Path:
 def tiny_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The path of a small, real bundle whose engine takes microseconds."""
     return write_tiny_bundle(tmp_path_factory.mktemp("bundle") / "tiny.edgead")
+
+
+def write_parts(root: Path, good: int = 14, size: int = 64) -> Path:
+    """A data set in the MVTec AD layout: noisy grey parts, and a white square as the defect."""
+    for folder, count, draw, first in (
+        ("train/good", good, good_part, 0),
+        ("test/good", 3, good_part, 1000),
+        ("test/square", 3, bad_part, 2000),
+    ):
+        (root / folder).mkdir(parents=True)
+        for i in range(count):
+            pixels = draw(first + i, size, size)
+            assert cv2.imwrite(str(root / folder / f"{i:03d}.png"), pixels)
+    return root
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of :func:`write_parts`."""
+    return write_parts(tmp_path_factory.mktemp("parts") / "data")
+
+
+@pytest.fixture(scope="session")
+def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A teacher of size ``n`` with random weights: real in form, useless in content."""
+    spec = architecture("n")
+    torch.manual_seed(7)
+    path = tmp_path_factory.mktemp("teacher") / "random.safetensors"
+    save_teacher(path, Pdn(spec.pdn.layers(spec.teacher_channels)), "n", {"made": "by the tests"})
+    return path
+
+
+def run_config(data: Path, teacher: Path, steps: int, **changes: Any) -> RunConfig:
+    """The options of a short training."""
+    options: dict[str, Any] = {
+        "size": "n", "data": str(data), "teacher": teacher.name, "teacher_sha256": "",
+        "preprocess": PreprocessSpec(height=256, width=256), "steps": steps, "batch": 1, "rate": 1e-4,
+        "weight_decay": 1e-5, "decay_at": 0.95, "hard_quantile": 0.999, "validation": 0.1, "group": None,
+        "penalty": None, "seed": 42,
+    }  # fmt: skip
+    return RunConfig(**(options | changes))
+
+
+@pytest.fixture(scope="session")
+def short_run(parts: Path, random_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of three steps."""
+    out = tmp_path_factory.mktemp("runs") / "short"
+    config = run_config(parts, random_teacher, 3)
+    assert train(out, config, read_dataset(parts), random_teacher, "cpu", StopRequest(), resume=False)
+    return out

@@ -20,6 +20,8 @@ from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.types import Image
 
 _BATCH = 8
+# Extracted views up to this size are kept in memory while training; larger sets stay on disk.
+_MEMORY_BYTES = 4 << 30
 _SCALES = (0.6, 1.0)
 _GRAYSCALE = 0.15
 
@@ -116,7 +118,7 @@ def fit_projection(
 
 @dataclass(frozen=True)
 class ViewCache:
-    """Views (``uint8 NxHxWx3``) and their targets (``float16 NxCxhxw``), memory-mapped from a folder."""
+    """Views (``uint8 NxHxWx3``) and their targets (``float16 NxCxhxw``), in memory or mapped from a folder."""
 
     images: npt.NDArray[np.uint8]
     targets: npt.NDArray[np.float16]
@@ -149,7 +151,9 @@ def extract(
                 images.flush()
                 targets.flush()
                 write_atomically(marker, str(done).encode())
-    return ViewCache(images, targets)
+    if images.nbytes + targets.nbytes > _MEMORY_BYTES:
+        return ViewCache(images, targets)
+    return ViewCache(np.array(images), np.array(targets))
 
 
 def _mapped(path: Path, shape: tuple[int, ...], dtype: npt.DTypeLike) -> np.memmap[tuple[int, ...], np.dtype]:

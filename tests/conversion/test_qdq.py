@@ -1,0 +1,104 @@
+"""INT8: that the graph is what it claims, and that it computes nearly the same."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import numpy_helper
+
+from edge_ad.describe import describe
+from edge_ad_converters.fuse import fuse
+from edge_ad_converters.onnx_float import export_onnx
+from edge_ad_converters.onnx_qdq import DIFFERENCE_HEADROOM, activations, quantize_onnx
+from edge_ad_converters.ranges import Range, observe_ranges
+from tests.conversion.test_fuse import photograph, random_nets
+
+
+@pytest.fixture(scope="module")
+def models() -> tuple[onnx.ModelProto, onnx.ModelProto, dict[str, Range]]:
+    model = export_onnx(fuse(describe(random_nets("n"))))
+    noise = np.random.default_rng(1).integers(0, 256, (1, 256, 256, 3), dtype=np.uint8)
+    ranges = observe_ranges(model, activations(model), [photograph(), noise])
+    return model, quantize_onnx(model, ranges), ranges
+
+
+def test_every_convolution_runs_in_integers(
+    models: tuple[onnx.ModelProto, onnx.ModelProto, dict[str, Range]], tmp_path: Path
+) -> None:
+    model, quantized, _ = models
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(quantized.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    operators = Counter(n.op_type for n in onnx.load(options.optimized_model_filepath).graph.node)
+    convolutions = sum(n.op_type == "Conv" for n in model.graph.node)
+    assert operators["QLinearConv"] == convolutions
+    assert operators["Conv"] == operators["FusedConv"] == 0
+    assert operators["QLinearAveragePool"] == 2
+
+
+def test_the_image_enters_without_loss(
+    models: tuple[onnx.ModelProto, onnx.ModelProto, dict[str, Range]],
+) -> None:
+    _, quantized, _ = models
+    values = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
+    produced = {o: n for n in quantized.graph.node for o in n.output}
+    entries = [
+        n for n in quantized.graph.node
+        if n.op_type == "DequantizeLinear" and n.input[0] in produced
+        and produced[n.input[0]].op_type == "Transpose"
+    ]  # fmt: skip
+    assert len(entries) == 2
+    for node in entries:
+        assert values[node.input[1]] == 1.0
+        assert values[node.input[2]] == 0
+
+
+def test_weights_are_symmetric_by_channel(
+    models: tuple[onnx.ModelProto, onnx.ModelProto, dict[str, Range]],
+) -> None:
+    model, quantized, _ = models
+    values = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
+    original = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "Conv":
+            continue
+        name = node.input[1]
+        scale = values[f"{name}.scale"]
+        assert values[f"{name}.quantized"].dtype == np.int8
+        assert scale.shape == (original[name].shape[0],)
+        assert not values[f"{name}.zero"].any()
+        restored = values[f"{name}.quantized"] * scale[:, None, None, None]
+        assert (np.abs(restored - original[name]) <= scale[:, None, None, None] / 2 * 1.001).all()
+
+
+def test_differences_have_headroom(models: tuple[onnx.ModelProto, onnx.ModelProto, dict[str, Range]]) -> None:
+    model, quantized, ranges = models
+    values = {i.name: numpy_helper.to_array(i) for i in quantized.graph.initializer}
+    squares = [n for n in model.graph.node if n.op_type == "Mul"]
+    assert len(squares) == 2
+    for node in squares:
+        name = node.input[0]
+        scale, zero = float(values[f"{name}.scale"]), int(values[f"{name}.zero"])
+        reach = (-zero * scale, (255 - zero) * scale)
+        assert reach[0] == pytest.approx(DIFFERENCE_HEADROOM * ranges[name][0], abs=scale)
+        assert reach[1] == pytest.approx(DIFFERENCE_HEADROOM * ranges[name][1], abs=scale)
+
+
+def test_maps_stay_close(models: tuple[onnx.ModelProto, onnx.ModelProto, dict[str, Range]]) -> None:
+    model, quantized, _ = models
+    image = photograph()
+    runs = [
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, {"image": image}
+        )
+        for m in (model, quantized)
+    ]
+    for a, b in zip(*runs, strict=True):
+        assert np.corrcoef(a.ravel(), b.ravel())[0, 1] > 0.98
+        assert np.abs(a.mean() - b.mean()) < 0.05 * a.mean()
