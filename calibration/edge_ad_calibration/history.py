@@ -44,13 +44,17 @@ class _Pointer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One field calibration. ``undone`` when it was rolled back or never came into use."""
+    """One field calibration. ``undone`` when it was rolled back or never came into use.
+
+    ``calibration`` is None where the file is damaged; ``problem`` then says how.
+    """
 
     number: int
     path: Path
-    calibration: Calibration
+    calibration: Calibration | None
     current: bool
     undone: bool
+    problem: str | None = None
 
 
 def default_state_dir() -> Path:
@@ -93,21 +97,27 @@ class History:
         return self._read(used[-1]) if used else self._bundle.calibration
 
     def entries(self) -> tuple[Entry, ...]:
-        """All field calibrations, oldest first.
+        """All field calibrations, oldest first, damaged ones included.
 
         Raises:
-            CalibrationError: what is stored is damaged, incomplete, or belongs to another bundle.
+            CalibrationError: it cannot be told which of them are in use.
         """
         used = self._used()
-        return tuple(
-            Entry(
-                number=_number(name),
-                path=self.folder / name,
-                calibration=self._read(name),
-                current=bool(used) and name == used[-1],
-                undone=name not in used,
-            )
-            for name in self._names()
+        return tuple(self._entry(name, used) for name in self._names())
+
+    def _entry(self, name: str, used: tuple[str, ...]) -> Entry:
+        calibration, problem = None, None
+        try:
+            calibration = self._read(name)
+        except CalibrationError as error:
+            problem = str(error)
+        return Entry(
+            number=_number(name),
+            path=self.folder / name,
+            calibration=calibration,
+            current=bool(used) and name == used[-1],
+            undone=name not in used,
+            problem=problem,
         )
 
     def append(self, calibration: Calibration) -> Entry:
@@ -181,10 +191,12 @@ class History:
         path = self.folder / name
         raw = self._read_file(name)
         if raw is None:
-            raise CalibrationError(f"{path}: is missing; roll back, or recalibrate")
+            raise CalibrationError(f"{path}: is missing; roll back to the calibration before it")
         match = _ENTRY.match(name)
         if match is None or hashlib.sha256(raw).hexdigest()[:16] != match[2]:
-            raise CalibrationError(f"{path}: has changed since it was written; roll back, or recalibrate")
+            raise CalibrationError(
+                f"{path}: has changed since it was written; roll back to the calibration before it"
+            )
         calibration = decode_calibration(raw, str(path))
         self._check_owner(calibration, str(path))
         return calibration
@@ -211,7 +223,7 @@ class History:
         if calibration.bundle != self._bundle.id:
             raise CalibrationError(
                 f"{what} belongs to the bundle {calibration.bundle[:12]}, this is {self._bundle.id[:12]}; "
-                "recalibrate for this bundle"
+                "recalibrate this one"
             )
 
     def _point(self, used: tuple[str, ...]) -> None:

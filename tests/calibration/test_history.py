@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_ad_calibration.history import POINTER, History, default_state_dir
+from edge_ad_calibration.history import POINTER, Entry, History, default_state_dir
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.errors import CalibrationError
@@ -36,6 +36,11 @@ def variant(bundle: Bundle, threshold: float) -> Calibration:
     return msgspec.structs.replace(bundle.calibration, threshold=threshold)
 
 
+def threshold_of(entry: Entry) -> float:
+    assert entry.calibration is not None and entry.problem is None
+    return entry.calibration.threshold
+
+
 def test_without_a_field_calibration_it_is_the_factory_one(bundle: Bundle, history: History) -> None:
     assert history.current() == bundle.calibration
     assert history.entries() == ()
@@ -52,7 +57,7 @@ def test_append_and_undo_down_to_the_factory(bundle: Bundle, history: History) -
     assert history.rollback() == bundle.calibration == history.current()
     with pytest.raises(CalibrationError, match="nothing to undo"):
         history.rollback()
-    assert [(e.calibration.threshold, e.current, e.undone) for e in history.entries()] == [
+    assert [(threshold_of(e), e.current, e.undone) for e in history.entries()] == [
         (1.0, False, True),
         (2.0, False, True),
         (3.0, False, True),
@@ -121,6 +126,8 @@ def test_a_damaged_current_entry_is_an_error_that_undo_repairs(
         history.current()
     assert history.rollback().threshold == 1.0
     assert history.current().threshold == 1.0
+    assert [e.problem is None for e in history.entries()] == ([True] if how == "gone" else [True, False])
+    assert history.append(variant(bundle, 3.0)).number == (2 if how == "gone" else 3)
 
 
 @pytest.mark.parametrize("how", DAMAGE)
@@ -288,7 +295,7 @@ def test_every_step_of_writing_may_fail(
             after = history.current()
             assert after in (old, variant(bundle, 2.0))
             outcomes.add(after == old)
-            history.entries()
+            assert all(e.problem is None for e in history.entries())
             assert not list(history.folder.glob(".*"))  # no temporary file stays
             history.append(variant(bundle, 3.0))
             assert history.current().threshold == 3.0
@@ -330,7 +337,8 @@ def test_several_processes_at_once(bundle: Bundle, history: History) -> None:
         process.stdin.write("x")
         process.stdin.flush()
     while any(p.poll() is None for p in processes):
-        history.entries()  # a reader never sees anything unfinished
+        # A reader never sees anything unfinished.
+        assert [e.problem for e in history.entries() if e.problem is not None] == []
     for process in processes:
         _, errors = process.communicate()
         assert process.returncode == 0, errors
@@ -338,7 +346,7 @@ def test_several_processes_at_once(bundle: Bundle, history: History) -> None:
     assert [e.number for e in entries] == list(range(1, writers * each + 1))
     assert not any(e.undone for e in entries)
     wanted = {(w + 1) * 1000.0 + i for w in range(writers) for i in range(each)}
-    assert {e.calibration.threshold for e in entries} == wanted
+    assert {threshold_of(e) for e in entries} == wanted
 
 
 def test_writing_waits_for_the_lock(bundle: Bundle, history: History) -> None:

@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from edge_ad.cli.calibration_text import describe, json_option, open_history, plain, print_json, state_option
-from edge_ad_calibration.history import History
+from edge_ad_calibration.history import Entry, History
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.errors import CalibrationError
 
@@ -22,7 +22,8 @@ from edge_ad_runtime.errors import CalibrationError
 def command(bundle: Path, state: Path | None, as_json: bool) -> None:
     """Show what BUNDLE is, how it is calibrated on this device, and what its conversion measured.
 
-    Needs no engine. Damaged field calibrations end it with exit code 1, after what could be read.
+    Needs no engine. In the history, * marks the current calibration and - those that are out of use. A
+    damaged current calibration ends it with exit code 1, after what could be read.
     """
     opened = open_bundle(bundle)
     history = open_history(opened, state)
@@ -77,7 +78,13 @@ def _calibrations(bundle: Bundle, history: History) -> dict[str, Any]:
         "current": plain(history.current()),
         "factory": plain(bundle.calibration),
         "history": [
-            {"number": e.number, "current": e.current, "undone": e.undone, **plain(e.calibration)}
+            {
+                "number": e.number,
+                "current": e.current,
+                "undone": e.undone,
+                "problem": e.problem,
+                "calibration": None if e.calibration is None else plain(e.calibration),
+            }
             for e in entries
         ],
     }
@@ -109,11 +116,15 @@ def _print(bundle: Bundle, history: History, facts: dict[str, Any], problem: Cal
     if problem is None:
         for entry in history.entries():
             mark = "*" if entry.current else "-" if entry.undone else " "
-            click.echo(f"{mark} {entry.number:>4}  {describe(entry.calibration)}")
+            click.echo(f"{mark} {entry.number:>4}  {_line(entry)}")
     if figures := list(_figures(bundle.report)):
         click.echo("report")
         for name, figure in figures:
             click.echo(f"  {name}: {figure}")
+
+
+def _line(entry: Entry) -> str:
+    return f"damaged: {entry.problem}" if entry.calibration is None else describe(entry.calibration)
 
 
 def _figures(report: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
