@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +130,18 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_parts(tmp_path_factory.mktemp("parts") / "data")
 
 
-@pytest.fixture(scope="session")
-def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def make_random_teacher(path: Path) -> Path:
     """A teacher of size ``n`` with random weights: real in form, useless in content."""
     spec = architecture("n")
     torch.manual_seed(7)
-    path = tmp_path_factory.mktemp("teacher") / "random.safetensors"
     save_teacher(path, Pdn(spec.pdn.layers(spec.teacher_channels)), "n", {"made": "by the tests"})
     return path
+
+
+@pytest.fixture(scope="session")
+def random_teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of :func:`make_random_teacher`."""
+    return make_random_teacher(tmp_path_factory.mktemp("teacher") / "random.safetensors")
 
 
 def run_config(data: Path, teacher: Path, steps: int, **changes: Any) -> RunConfig:
@@ -157,3 +162,13 @@ def short_run(parts: Path, random_teacher: Path, tmp_path_factory: pytest.TempPa
     config = run_config(parts, random_teacher, 3)
     assert train(out, config, read_dataset(parts), random_teacher, "cpu", StopRequest(), resume=False)
     return out
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long studies run only when asked for."""
+    if os.environ.get("EDGE_AD_STUDY") == "1":
+        return
+    skip = pytest.mark.skip(reason="a long study; run it with EDGE_AD_STUDY=1")
+    for item in items:
+        if item.get_closest_marker("study"):
+            item.add_marker(skip)

@@ -103,10 +103,7 @@ def split_good(dataset: Dataset, fraction: float, seed: int, group: str | None =
         DataError: there are too few images, or an image is in both the training and the test folder.
     """
     unique: dict[str, Path] = {}
-    duplicates = []
-    for path in dataset.good:
-        if unique.setdefault(content_hash(path), path) != path:
-            duplicates.append(path)
+    duplicates = [p for p in dataset.good if unique.setdefault(content_hash(p), p) != p]
     for image in dataset.test:
         if (twin := unique.get(content_hash(image.path))) is not None:
             raise DataError(

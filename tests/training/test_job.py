@@ -149,7 +149,7 @@ def test_too_few_images(tmp_path: Path, count: int) -> None:
     data.mkdir()
     for i in range(count):
         cv2.imwrite(str(data / f"{i}.png"), good_part(i))
-    with pytest.raises(DataError, match="no images|too few"):
+    with pytest.raises(DataError, match=r"no images|too few"):
         split_good(read_dataset(data), 0.1, seed=0)
 
 

@@ -92,10 +92,10 @@ def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
         if None not in values:
             lines.append(f"  {label:22}{values[0]:10d}{values[1]:10d}")
     latency = report["latency_ms"]
+    worst = f"worst image {report['worst_map_correlation']:.4f}"
     lines += [
         f"  {'engine ms, this machine':22}{latency['float']:9.1f}{latency['target']:10.1f}",
-        f"  score correlation {report['score_correlation']:.4f}, map correlation {report['map_correlation']:.4f} "
-        f"(worst image {report['worst_map_correlation']:.4f})",
+        f"  score correlation {report['score_correlation']:.4f}, map correlation {report['map_correlation']:.4f} ({worst})",
         f"  flipped verdicts: {len(report['flipped_verdicts'])} of {report['measured_images']}",
     ]
     lines += [f"    {name}" for name in report["flipped_verdicts"]]
