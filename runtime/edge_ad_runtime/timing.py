@@ -19,7 +19,7 @@ from edge_ad_runtime.types import Image
 
 CAMERA_WIDTH, CAMERA_HEIGHT = 1280, 960
 _MEMORY_RUNS = 10
-# onnxruntime's threads keep spinning for a moment after a run; by then the next bundle must not have begun.
+# An engine's threads may go on spinning for a moment after a run, which would cost the next bundle time.
 _PAUSE_S = 0.01
 
 

@@ -84,6 +84,18 @@ def test_an_unpacked_bundle_is_the_same(tiny_bundle: Path, tmp_path: Path, resul
     assert np.array_equal(subject.scorer.raw_maps(image).st, packed.scorer.raw_maps(image).st)
 
 
+def test_a_run_is_evaluated_in_torch(short_run: Path, parts: Path) -> None:
+    done = run("evaluate", short_run, parts, "--json")
+    assert done.returncode == 0, done.stderr
+    got = json.loads(done.stdout)
+    assert (got["good"], got["defects"]) == (3, 3)
+    # A white square is so far from grey that even random features tell.
+    assert got["image_auroc"] == 1.0
+    assert got["pixel_auroc"] is None and "mask" in got["absent"]["pixel_auroc"]
+    config = json.loads((short_run / "config.json").read_text())
+    assert open_subject(short_run).preprocess.height == config["preprocess"]["height"]
+
+
 def test_a_plain_folder_has_nothing_to_evaluate_on(
     tiny_bundle: Path, labelled_data: Path, tmp_path: Path
 ) -> None:

@@ -24,6 +24,9 @@ class OrtEngine:
         options.log_severity_level = 3
         options.intra_op_num_threads = threads or 0
         options.inter_op_num_threads = 1
+        # By default its threads go on spinning for tens of milliseconds after a run and take the cores from
+        # whatever comes next: another engine, the camera, the next part's preprocessing.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
             self._session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no public base class
