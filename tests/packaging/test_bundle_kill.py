@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -16,20 +17,19 @@ from tests.packaging.kill_writer import write
 KILLS = 200
 
 
-def _kill(old: Path, new: Path, folder: Path) -> dict[str, dict[str, int] | int]:
+def _run(script: str, *words: str | Path) -> dict[str, Any]:
     # One thread in the numerical libraries: a process with threads should not fork.
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-    script = Path(__file__).with_name("kill_writer.py")
     done = subprocess.run(
-        [sys.executable, script, old, new, folder, str(KILLS), "1"],
+        [sys.executable, Path(__file__).with_name(script), *words],
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    result: dict[str, dict[str, int] | int] = json.loads(done.stdout)
+    result: dict[str, Any] = json.loads(done.stdout)
     return result
 
 
@@ -41,12 +41,20 @@ def test_kill_while_overwriting(tiny_bundle: Path, tmp_path: Path) -> None:
     write(other, large)
     folder = tmp_path / "device"
     folder.mkdir()
-    result = _kill(tiny_bundle, large, folder)
+    result = _run("kill_writer.py", tiny_bundle, large, folder, str(KILLS), "1")
     found = result["found"]
-    assert isinstance(found, dict)
     assert found["does not open"] == found["other"] == 0
     assert found["old"] + found["new"] == KILLS
     # Both outcomes occurred, and writes were cut: otherwise the kills hit nothing.
     assert min(found["old"], found["new"]) >= 10
-    interrupted = result["interrupted"]
-    assert isinstance(interrupted, int) and interrupted >= 20
+    assert result["interrupted"] >= 20
+
+
+def test_kill_while_converting(short_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "part.edgead"
+    result = _run("kill_convert.py", short_run, out, "4", "1")
+    assert result["first"] == 0
+    assert result["opened"] == 4
+    assert result["cut"] >= 2
+    # Beside the bundle nothing but what a killed writer had begun.
+    assert [n for n in result["names"] if not n.startswith(f".{out.name}.")] == [out.name]
