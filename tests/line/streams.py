@@ -22,11 +22,12 @@ class MjpegCamera:
         self.jpeg = jpeg.tobytes()
         self.port = 0
         self.connections = 0
-        self.on = False
         self.start()
 
     def start(self) -> None:
         outer = self
+        # One for each start: a connection of before must not live on.
+        off = self._off = threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -36,7 +37,7 @@ class MjpegCamera:
                 self.end_headers()
                 head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(outer.jpeg)}\r\n\r\n"
                 with contextlib.suppress(OSError):
-                    while outer.on:
+                    while not off.is_set():
                         self.wfile.write(head.encode() + outer.jpeg + b"\r\n")
                         time.sleep(0.02)
                     self.connection.shutdown(socket.SHUT_RDWR)
@@ -44,7 +45,6 @@ class MjpegCamera:
             def log_message(self, format: str, *args: object) -> None:
                 pass
 
-        self.on = True
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
@@ -52,8 +52,8 @@ class MjpegCamera:
 
     def stop(self) -> None:
         """Hang up on everyone and refuse new connections."""
-        if self.on:
-            self.on = False
+        if not self._off.is_set():
+            self._off.set()
             self._server.shutdown()
             self._server.server_close()
             self._thread.join()
