@@ -21,7 +21,7 @@ SPOT = (slice(36, 60), slice(80, 112))
 def run(*args: str | Path) -> subprocess.CompletedProcess[str]:
     """Run ``edge-ad`` in a process of its own."""
     command = [sys.executable, "-c", "from edge_ad.cli import main; main()", *map(str, args)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 def save(path: Path, image: npt.NDArray[np.uint8]) -> None:

@@ -67,12 +67,12 @@ from edge_ad.cli import main
 main()
 """
     command = [sys.executable, "-c", code, "bench", str(tiny_bundle), "--rounds", "2", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["bundles"][0]["rss_mb"] > 0
     command[3] = "evaluate"
     command[4:] = [str(tiny_bundle), "."]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 1 and "edge-ad[host]" in done.stderr and "Traceback" not in done.stderr
 
 
