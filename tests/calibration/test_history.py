@@ -105,13 +105,18 @@ def damage_bits(path: Path) -> None:
     path.write_bytes(bytes(data))
 
 
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda p: p.write_bytes(b""),
     "cut": lambda p: p.write_bytes(p.read_bytes()[:-40]),
     "text": lambda p: p.write_text("hello"),
     "another digit": damage_bits,
     "gone": lambda p: p.unlink(),
-    "a folder": lambda p: (p.unlink(), p.mkdir()),
+    "a folder": replace_by_folder,
 }
 
 

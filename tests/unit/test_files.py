@@ -269,7 +269,7 @@ def test_many_writers_of_one_file(tmp_path: Path) -> None:
 def test_a_cleaner_between_creation_and_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The one moment without protection: the writer notices that its file was taken and starts again."""
     real: Callable[..., tuple[int, str]] = tempfile.mkstemp
-    stolen = []
+    stolen: list[str] = []
 
     def stealing(*args: Any, **kwargs: Any) -> tuple[int, str]:
         handle, name = real(*args, **kwargs)

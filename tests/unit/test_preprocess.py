@@ -27,7 +27,8 @@ def averages(source: int, target: int) -> npt.NDArray[np.float64]:
     step = source / target
     begin = np.arange(target)[:, None] * step
     pixel = np.arange(source)[None, :]
-    return np.clip(np.minimum(begin + step, pixel + 1) - np.maximum(begin, pixel), 0, None) / step
+    overlap = np.minimum(begin + step, pixel + 1) - np.maximum(begin, pixel)
+    return np.asarray(np.clip(overlap, 0, None) / step, np.float64)
 
 
 sizes = st.integers(1, 70)
