@@ -98,9 +98,7 @@ class _Chain(nn.Module):
 def _conv(weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0) -> nn.Conv2d:
     out, width, kernel = weight.shape[:3]
     conv = nn.Conv2d(width, out, kernel, stride=stride, padding=padding)
-    with torch.no_grad():
-        conv.weight.copy_(weight)
-        conv.bias.copy_(bias)
+    conv.load_state_dict({"weight": weight, "bias": bias})
     return conv
 
 
@@ -186,4 +184,5 @@ def _rotation(channels: int) -> Tensor:
     """A fixed random orthogonal matrix, ``float64 CxC``."""
     generator = torch.Generator().manual_seed(channels)
     gaussian = torch.randn(channels, channels, dtype=torch.double, generator=generator)
-    return torch.linalg.qr(gaussian).Q
+    rotation: Tensor = torch.linalg.qr(gaussian).Q
+    return rotation

@@ -128,8 +128,11 @@ class _Quantizer:
     def _initializer(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.graph.initializer.append(numpy_helper.from_array(values, name))
 
-    def _node(self, op: str, inputs: list[str], output: str, **attributes: int) -> None:
-        self.nodes.append(helper.make_node(op, inputs, [output], name=f"{output}:{op}", **attributes))
+    def _node(self, op: str, inputs: list[str], output: str, axis: int | None = None) -> None:
+        node = helper.make_node(op, inputs, [output], name=f"{output}:{op}")
+        if axis is not None:
+            node.attribute.append(helper.make_attribute("axis", axis))
+        self.nodes.append(node)
 
     def _rewire(self, node: onnx.NodeProto) -> None:
         for i, name in enumerate(node.input):

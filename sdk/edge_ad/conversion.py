@@ -7,7 +7,7 @@ import datetime
 import platform
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -230,7 +230,7 @@ def _measure(
         for name, model in (("float", reference), ("target", target)):
             figures[name] |= _accuracy(evaluate(model, spec, test, progress=True))
         names = [str(i.path) for i in test.test]
-        images = (read_image(i.path) for i in test.test)
+        images: Iterator[Image] = (read_image(i.path) for i in test.test)
     else:
         names, images = [f"fit image {i}" for i in range(len(good))], iter(good)
     pairs = [(reference.raw_maps(i), target.raw_maps(i)) for i in images]

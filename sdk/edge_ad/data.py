@@ -150,7 +150,7 @@ def read_mask(path: Path, height: int, width: int) -> npt.NDArray[np.bool_]:
     mask = decode_image(path.read_bytes()).max(axis=2)
     if mask.shape != (height, width):
         mask = np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
-    return mask > 0
+    return np.asarray(mask > 0, np.bool_)
 
 
 def check_readable(paths: Sequence[Path]) -> None:

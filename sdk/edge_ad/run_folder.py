@@ -29,7 +29,12 @@ from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
 from edge_ad_runtime.types import Image
 
-CONFIG, SPLIT, CALIBRATION, CHECKPOINT = "config.json", "split.json", "calibration.json", "checkpoint.safetensors"
+CONFIG, SPLIT, CALIBRATION, CHECKPOINT = (
+    "config.json",
+    "split.json",
+    "calibration.json",
+    "checkpoint.safetensors",
+)
 NETS = ("teacher", "student", "autoencoder")
 NORMALIZATION = "normalization.safetensors"
 FORMAT_VERSION = 1
@@ -113,7 +118,9 @@ def read_config(path: Path) -> tuple[RunConfig, SplitRecord]:
     except (OSError, msgspec.DecodeError) as error:
         raise RunError(f"{path}: the run's description is damaged ({error})") from error
     if config.format_version != FORMAT_VERSION:
-        raise RunError(f"{path}: run format {config.format_version} is not known here (this is {FORMAT_VERSION})")
+        raise RunError(
+            f"{path}: run format {config.format_version} is not known here (this is {FORMAT_VERSION})"
+        )
     return config, split
 
 
@@ -158,7 +165,9 @@ def open_run(path: Path) -> Run:
 class TorchScorer:
     """The float networks of a run as a scorer: raw maps of camera images."""
 
-    def __init__(self, nets: EfficientAdNets, spec: PreprocessSpec, calibration: Calibration | None = None) -> None:
+    def __init__(
+        self, nets: EfficientAdNets, spec: PreprocessSpec, calibration: Calibration | None = None
+    ) -> None:
         self._nets, self._spec, self._calibration = nets.eval(), spec, calibration
         self._device = nets.teacher_mean.device
 

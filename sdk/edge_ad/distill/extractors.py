@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from edge_ad_runtime.errors import InputError, MissingExtra
-from edge_ad_runtime.images import Image
+from edge_ad_runtime.types import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

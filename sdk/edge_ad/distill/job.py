@@ -135,10 +135,9 @@ def _train(
 ) -> DistillResult | None:  # fmt: skip
     torch.manual_seed(config.seed)
     spec = architecture(config.size)
-    net = Pdn(spec.pdn.layers(spec.teacher_channels), padded=True).to(
-        device, memory_format=torch.channels_last
-    )
-    for conv in net.convs:
+    net = Pdn(spec.pdn.layers(spec.teacher_channels), padded=True).to(device)
+    for conv in net.convs.children():
+        assert isinstance(conv, torch.nn.Conv2d) and conv.bias is not None
         torch.nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
         torch.nn.init.zeros_(conv.bias)
     optimizer = torch.optim.Adam(net.parameters(), lr=config.rate, weight_decay=config.weight_decay)
@@ -165,7 +164,7 @@ def _train(
             optimizer.param_groups[0]["lr"] = config.rate * _schedule(step / config.steps)
             loss = _loss(net, train, picks, config.bf16, device)
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
             step += 1

@@ -48,7 +48,8 @@ class Autoencoder(nn.Module):
         self.decoder.append(nn.Conv2d(spec.decoder, channels, 3, padding=1))
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.decoder[-1](self.hidden(image))
+        out: Tensor = self.decoder[-1](self.hidden(image))
+        return out
 
     def hidden(self, image: Tensor) -> Tensor:
         """Everything before the last convolution."""

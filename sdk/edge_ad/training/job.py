@@ -81,7 +81,7 @@ def train(
     torch.manual_seed(config.seed)
     nets = build_nets(config)
     _load_teacher(nets, teacher, config.size)
-    nets.to(device, memory_format=torch.channels_last)
+    nets.to(device)
     trainable = [*nets.student.parameters(), *nets.autoencoder.parameters()]
     optimizer = torch.optim.Adam(trainable, lr=config.rate, weight_decay=config.weight_decay)
     step = 0
@@ -205,7 +205,7 @@ def _loop(
             optimizer.param_groups[0]["lr"] = _rate(config, step)
             losses = _step(config, nets, images, penalty, step)
             optimizer.zero_grad()
-            losses.total.backward()
+            torch.autograd.backward(losses.total)
             optimizer.step()
             step += 1
             window.append(Losses(*(x.detach() for x in losses)))
