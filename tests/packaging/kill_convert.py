@@ -26,8 +26,12 @@ def start(run: str, out: str) -> int:
         return child
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
-    main(["convert", run, "-o", out, "--precision", "int8", "--threads", "1"])
-    os._exit(0)
+    try:
+        main(["convert", run, "-o", out, "--precision", "int8", "--threads", "1"])
+    except SystemExit as end:
+        os._exit(int(end.code or 0))
+    finally:
+        os._exit(70)
 
 
 def kill_again_and_again(run: str, out: Path, kills: int, seed: int) -> dict[str, object]:

@@ -52,7 +52,8 @@ def _parse(words: list[str]) -> dict[str, object]:
         kind: Any = parameter.type
         if isinstance(kind, (click.Choice, click.IntRange, click.FloatRange)) and isinstance(value, str):
             # The demo's own variable stands for a number.
-            kind.convert(re.sub(r"\$\{\w+:-(.*)\}", r"\1", value), parameter, context)
+            number: Any = re.sub(r"\$\{\w+:-(.*)\}", r"\1", value)
+            kind.convert(number, parameter, context)
         if parameter.required and not value:
             raise click.UsageError(f"{parameter.name} is missing")
     return dict(values)
