@@ -274,7 +274,7 @@ def test_an_output_that_is_not_safe_at_the_end_is_an_error(inspector: Inspector,
 
 
 def test_a_slow_output_does_not_delay_verdicts(inspector: Inspector, parts: Path) -> None:
-    slow, quick = mock("mock://slow?slow_ms=400"), mock("mock://quick?pulse_ms=5")
+    slow, quick = mock("mock://slow?slow_ms=1000"), mock("mock://quick?pulse_ms=5")
     start = time.monotonic_ns()
     summary, events = run(inspector, f"{parts}/[3-7].png", [slow, quick], fps=50)
     assert summary.latency_ms_p99 is not None
@@ -400,7 +400,7 @@ def test_the_command_sends_the_right_bytes_for_each_rejected_part(
     process = start_run(
         tiny_bundle,
         tmp_path,
-        *("--camera", str(parts), "--fps", "20", "--events", "jsonl:parts.jsonl", "--json"),
+        *("--camera", str(parts), "--fps", "10", "--events", "jsonl:parts.jsonl", "--json"),
         *("--reject", f"serial://{board.port}?protocol=lcus1&pulse_ms=15"),
         *("--reject", f"serial://{second.port}?protocol=kmtronic&channel=2&pulse_ms=15"),
     )
