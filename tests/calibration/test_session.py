@@ -166,7 +166,7 @@ def test_suspects_count_the_repeats(inspector: Inspector, history: History) -> N
 
 def test_another_product(inspector: Inspector, history: History) -> None:
     def dark(image: Image) -> Image:
-        return image // 4
+        return (image // 4).astype(np.uint8)
 
     refused(inspector, history, map(dark, good(40)), "moved from .* more than a factor of 5")
     result = session(inspector, history, map(dark, good(40)), force=True)
