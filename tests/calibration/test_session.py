@@ -76,7 +76,7 @@ def test_the_new_calibration_judges_as_it_should(inspector: Inspector, history: 
     """Brighter light: the factory calibration rejects every good part, the new one only defects."""
 
     def brighter(image: Image) -> Image:
-        return np.clip(image.astype(int) + 12, 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(image.astype(int) + 12, 0, 255), np.uint8)
 
     result = session(inspector, history, map(brighter, good(60)), false_reject_rate=1e-4)
     assert result.rejected_before == 60
