@@ -41,7 +41,7 @@ def unpack(layout: str, data: bytes, offset: int) -> tuple[Any, ...]:
     """``struct.unpack_from``; an offset past the end is a file that is cut off."""
     try:
         return struct.unpack_from(layout, data, offset)
-    except struct.error:
+    except (struct.error, OverflowError):  # BigTIFF's offsets may exceed what Python can index
         raise cut_off(f"something at byte {offset} is needed, it has {len(data)}") from None
 
 
