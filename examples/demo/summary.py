@@ -105,7 +105,7 @@ def show_run(folder: Path, name: str, frames: str, title: str, pulses: Sequence[
             errors.append(f"{name}: part {event.part} was rejected, but the relay received nothing")
             continue
         used.add(pulse)
-        score = "no score" if event.score is None else f"score {event.score:5.2f} > {event.threshold:.2f}"
+        score = "no score" if event.score is None else f"score {event.score:.3f} > {event.threshold:.3f}"
         click.echo(
             f"  part {event.part:2d}  {kind_of[event.part]:13s}  {event.verdict}  {score}  "
             f"relay received {pulse.on_bytes}, {pulse.width_ms:.0f} ms later {pulse.off_bytes}"
