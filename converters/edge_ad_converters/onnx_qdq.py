@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_ad_converters.ranges import Range
+from edge_ad_converters.ranges import Statistics
 
 # A defect's differences lie above those of good images, which are all that calibration sees.
 DIFFERENCE_HEADROOM = 4.0
@@ -38,23 +38,30 @@ def activations(model: onnx.ModelProto) -> list[str]:
     return found
 
 
-def quantize_onnx(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> onnx.ModelProto:
+def tensors_to_observe(model: onnx.ModelProto) -> list[str]:
+    """The tensors whose statistics :func:`quantize_onnx` needs."""
+    inputs = [n.input[0] for n in model.graph.node if n.op_type == "Conv"]
+    return list(dict.fromkeys([*activations(model), *inputs]))
+
+
+def quantize_onnx(model: onnx.ModelProto, statistics: Mapping[str, Statistics]) -> onnx.ModelProto:
     """The graph with QDQ pairs.
 
     Args:
         model: the float graph of :func:`edge_ad_converters.onnx_float.export_onnx`.
-        ranges: the range of each of :func:`activations` over calibration images.
+        statistics: of each of :func:`tensors_to_observe` over calibration images.
     """
-    return _Quantizer(model, ranges).run()
+    return _Quantizer(model, statistics).run()
 
 
 class _Quantizer:
-    def __init__(self, model: onnx.ModelProto, ranges: Mapping[str, Range]) -> None:
+    def __init__(self, model: onnx.ModelProto, statistics: Mapping[str, Statistics]) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.graph = self.model.graph
         self.weights = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
-        self.scales = _scales(self.model, ranges)
+        self.statistics = statistics
+        self.scales = _scales(self.model, statistics)
         self.nodes: list[onnx.NodeProto] = []
         self.renamed: dict[str, str] = {}
 
@@ -103,7 +110,11 @@ class _Quantizer:
         # A channel of zeros keeps zeros whatever its scale is.
         scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
         bias_scale = (scale * np.float32(self.scales[source][0])).astype(np.float32)
-        rounded = np.clip(np.rint(weight / scale[:, None, None, None]), -127, 127).astype(np.int8)
+        rounded = _round_keeping_sums(weight / scale[:, None, None, None])
+        # Bias correction (Nagel et al., arXiv 1906.04721, section 4.2): what the rounding of the weights does to
+        # the mean input is taken back exactly.
+        error = (weight - rounded * scale[:, None, None, None]).sum((2, 3), dtype=np.float64)
+        bias = bias + error @ self.statistics[node.input[0]].channel_mean
         wide = np.clip(np.rint(bias / bias_scale), -(2**31) + 1, 2**31 - 1).astype(np.int32)
         self._constant(weight_name, rounded, scale)
         self._constant(bias_name, wide, bias_scale)
@@ -139,7 +150,25 @@ class _Quantizer:
             node.input[i] = self.renamed.get(name, name)
 
 
-def _scales(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, tuple[float, int]]:
+def _round_keeping_sums(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
+    """Round to int8 so that the sum over each kernel ``values[o, i]`` is rounded too, not a sum of roundings.
+
+    What most of an input looks like to a kernel is a constant; rounding each tap by itself then adds up to
+    an offset of the output, which in the first layer, whose input is a bright image, is the largest error
+    of the whole graph. Taps that were closest to the other integer are moved until the sum fits.
+    """
+    nearest = np.rint(values)
+    flat = nearest.reshape(-1, values.shape[2] * values.shape[3])
+    error = (values - nearest).reshape(flat.shape)
+    for row, residual in zip(flat, error, strict=True):
+        missing = int(np.rint(residual.sum()))
+        if missing:
+            step = 1 if missing > 0 else -1
+            row[np.argsort(-step * residual)[: abs(missing)]] += step
+    return np.clip(nearest, -127, 127).astype(np.int8)
+
+
+def _scales(model: onnx.ModelProto, statistics: Mapping[str, Statistics]) -> dict[str, tuple[float, int]]:
     """Scale and zero point of each activation; tensors joined by a passing operator share theirs."""
     quantized = set(activations(model))
     differences = _differences(model)
@@ -159,8 +188,8 @@ def _scales(model: onnx.ModelProto, ranges: Mapping[str, Range]) -> dict[str, tu
     high: dict[str, float] = defaultdict(float)
     for name in quantized:
         factor = DIFFERENCE_HEADROOM if name in differences else 1.0
-        low[root(name)] = min(low[root(name)], ranges[name][0] * factor)
-        high[root(name)] = max(high[root(name)], ranges[name][1] * factor)
+        low[root(name)] = min(low[root(name)], statistics[name].low * factor)
+        high[root(name)] = max(high[root(name)], statistics[name].high * factor)
     result = {}
     for name in quantized:
         a, b = low[root(name)], high[root(name)]

@@ -10,8 +10,8 @@ from edge_ad_converters.cost import gmac
 from edge_ad_converters.description import NetsDescription
 from edge_ad_converters.fuse import fuse
 from edge_ad_converters.onnx_float import export_onnx
-from edge_ad_converters.onnx_qdq import activations, quantize_onnx
-from edge_ad_converters.ranges import observe_ranges
+from edge_ad_converters.onnx_qdq import quantize_onnx, tensors_to_observe
+from edge_ad_converters.ranges import observe
 from edge_ad_runtime.types import Image
 
 MODEL_FILE = "model.onnx"
@@ -34,6 +34,6 @@ def build_ort(
     encoded = model.SerializeToString()
     target = encoded
     if precision == "int8":
-        ranges = observe_ranges(model, activations(model), calibration)
-        target = quantize_onnx(model, ranges).SerializeToString()
+        statistics = observe(model, tensors_to_observe(model), calibration)
+        target = quantize_onnx(model, statistics).SerializeToString()
     return OrtModels(encoded, target, gmac(model))
