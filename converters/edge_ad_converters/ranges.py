@@ -41,9 +41,7 @@ def observe(
     options.log_severity_level = 3
     session = ort.InferenceSession(observed.SerializeToString(), options, providers=["CPUExecutionProvider"])
     found: dict[str, Statistics] = {}
-    count = 0
-    for batch in batches:
-        count += 1
+    for count, batch in enumerate(batches, start=1):
         for name, value in zip(tensors, session.run(list(tensors), {"image": batch}), strict=True):
             new = Statistics(float(value.min()), float(value.max()), value.mean((0, 2, 3), dtype=np.float64))
             old = found.get(name, new)
