@@ -59,7 +59,8 @@ def tiny_model() -> bytes:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
     onnx.checker.check_model(model)
-    return model.SerializeToString()
+    encoded: bytes = model.SerializeToString()
+    return encoded
 
 
 def good_part(seed: int, height: int = 48, width: int = 64) -> npt.NDArray[np.uint8]:

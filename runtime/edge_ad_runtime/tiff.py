@@ -46,7 +46,7 @@ _MAX_PAGES = 10_000
 
 class _Field(NamedTuple):
     kind: int
-    count: int
+    number: int
     offset: int  # of the value
 
 
@@ -54,7 +54,7 @@ class _Layout(NamedTuple):
     """Struct codes of the byte order, and sizes that differ between TIFF and BigTIFF."""
 
     order: str
-    count: str
+    number: str
     pointer: str
     entry: int
 
@@ -88,8 +88,8 @@ def check_tiff(data: bytes) -> Tiff:
 
 
 def _read_page(data: bytes, position: int, layout: _Layout) -> _Page:
-    (entries,) = unpack(layout.order + layout.count, data, position)
-    position += struct.calcsize(layout.count)
+    (entries,) = unpack(layout.order + layout.number, data, position)
+    position += struct.calcsize(layout.number)
     end = position + entries * layout.entry
     if end > len(data):
         raise cut_off(f"{len(data)} of at least {end} bytes")
@@ -168,7 +168,7 @@ def _values(data: bytes, field: _Field, layout: _Layout) -> tuple[int, ...]:
     code = _INTEGERS.get(field.kind)
     if code is None:
         raise ImageError("the TIFF is damaged (a number has the wrong type); copy it again or remove it")
-    return unpack(f"{layout.order}{field.count}{code}", data, field.offset)
+    return unpack(f"{layout.order}{field.number}{code}", data, field.offset)
 
 
 def _value(data: bytes, page: _Page, tag: int, layout: _Layout, default: int) -> int:

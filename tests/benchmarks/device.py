@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -78,7 +78,7 @@ def random_bundles(folder: Path) -> list[Path]:
     bundles = []
     for precision in ("int8", "fp32"):
         bundles.append(folder / f"n-{precision}.edgead")
-        options = ConvertOptions(precision=precision)  # type: ignore[arg-type]
+        options = ConvertOptions(precision=precision)
         convert(open_run(run), data / "train" / "good", None, bundles[-1], options)
     return bundles
 
@@ -87,7 +87,7 @@ def engine_times(int8: Inspector, fp32: Inspector, rounds: int) -> dict[str, flo
     """Median engine milliseconds of the three, interleaved."""
     session = plain_s_session()
     batch = preprocess(noise_frame([]), int8.bundle.manifest.preprocess)
-    runs = {
+    runs: dict[str, Callable[[], object]] = {
         "n_int8": lambda: int8.engine.run(batch),
         "n_fp32": lambda: fp32.engine.run(batch),
         "s_fp32_plain": lambda: session.run(None, {"image": batch}),

@@ -28,7 +28,7 @@ def random_nets(size: str, padded: bool = False, input_size: tuple[int, int] = (
 
 
 def photograph(height: int = 256, width: int = 256) -> Image:
-    grey = skimage.data.brick()
+    grey = skimage.data.brick()  # type: ignore[no-untyped-call]
     return resize(np.repeat(grey[:, :, None], 3, axis=2), height, width)[None]
 
 
@@ -79,5 +79,7 @@ def test_a_wrong_fold_would_be_seen() -> None:
     image = photograph()
     with torch.inference_mode():
         plain = nets(normalize(to_tensor(image)))
-        fused.difference_st.bias[0] += 1e-2 * plain[0].max().sqrt()
+        bias = fused.difference_st.bias
+        assert bias is not None
+        bias[0] += 1e-2 * plain[0].max().sqrt()
         assert deviation(plain[0], fused(torch.from_numpy(image))[0]) > 1e-5

@@ -17,6 +17,8 @@ from edge_ad.distill.job import DistillConfig, distill
 from edge_ad.distill.views import ViewSet, fit_projection
 from edge_ad.teacher import load_teacher
 from edge_ad_runtime.errors import DataError, InputError
+from edge_ad_runtime.images import read_image
+from edge_ad_runtime.preprocess import resize
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.types import Image
 from tests.training.test_job import StopAfter
@@ -135,10 +137,7 @@ def test_resnet_reproduces_its_own_batch_statistics() -> None:
     extractor = open_extractor(RESNET)
     assert isinstance(extractor, ResNet50V2)
     paths = sorted((SHARED / "imagenet1k_sample").glob("*.JPEG"))[::60]
-    means = []
-    for path in paths:
-        image = cv2.resize(cv2.imread(str(path))[:, :, ::-1], (224, 224), interpolation=cv2.INTER_AREA)
-        means.append(extractor([np.ascontiguousarray(image)])[1].mean((0, 2, 3)))
+    means = [extractor([resize(read_image(p), 224, 224)])[1].mean((0, 2, 3)) for p in paths]
     measured = torch.stack(means).mean(0)
     stored = extractor._weights["stage4_batchnorm0_running_mean"]
     assert np.corrcoef(measured.numpy(), stored.numpy())[0, 1] > 0.95

@@ -36,7 +36,11 @@ NANO_RATE = 4e-4
 )
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the images, instead of --steps.")
 @click.option("--batch", type=click.IntRange(1), default=1, show_default=True)
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help=f"Adam's learning rate [default: {NANO_RATE:g} for n, {PAPER_RATE:g} else].")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    help=f"Adam's learning rate [default: {NANO_RATE:g} for n, {PAPER_RATE:g} else].",
+)
 @click.option("--weight-decay", type=click.FloatRange(0), default=1e-5, show_default=True)
 @click.option(
     "--hard-quantile",
