@@ -44,11 +44,15 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """Training and validation images; no two have the same content."""
+    """Training and validation images; no two have the same content, and none that of a test image.
+
+    ``duplicates`` repeat another good image, ``leaking`` are test images too; both are left out.
+    """
 
     train: tuple[Path, ...]
     validation: tuple[Path, ...]
     duplicates: tuple[Path, ...]
+    leaking: tuple[Path, ...]
 
 
 def read_dataset(root: Path) -> Dataset:
@@ -100,15 +104,13 @@ def split_good(dataset: Dataset, fraction: float, seed: int, group: str | None =
             name is equal stay on one side, for parts that were photographed several times.
 
     Raises:
-        DataError: there are too few images, or an image is in both the training and the test folder.
+        DataError: there are too few images.
     """
     unique: dict[str, Path] = {}
     duplicates = [p for p in dataset.good if unique.setdefault(content_hash(p), p) != p]
-    for image in dataset.test:
-        if (twin := unique.get(content_hash(image.path))) is not None:
-            raise DataError(
-                f"{image.path} and {twin} are the same image; a test image must not be trained on"
-            )
+    tested = {content_hash(image.path) for image in dataset.test}
+    leaking = [path for digest, path in unique.items() if digest in tested]
+    unique = {digest: path for digest, path in unique.items() if digest not in tested}
     paths = list(unique.values())
     if len(paths) < MIN_GOOD_IMAGES:
         raise DataError(
@@ -129,7 +131,8 @@ def split_good(dataset: Dataset, fraction: float, seed: int, group: str | None =
     train = tuple(p for p in paths if p not in validation)
     if len(train) < MIN_VALIDATION_IMAGES:
         raise DataError(f"{dataset.root}: the groups leave {len(train)} images to train on; use finer groups")
-    return Split(train, tuple(p for p in paths if p in validation), tuple(duplicates))
+    held = tuple(p for p in paths if p in validation)
+    return Split(train, held, tuple(duplicates), tuple(leaking))
 
 
 def _group_key(path: Path, group: str | None) -> str:

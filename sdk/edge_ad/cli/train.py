@@ -90,6 +90,8 @@ def command(
     split = split_good(dataset, validation, seed, group)
     for duplicate in split.duplicates:
         click.echo(f"warning: {duplicate} repeats another image and is left out", err=True)
+    for leak in split.leaking:
+        click.echo(f"warning: {leak} is a test image too and is left out of the training", err=True)
     if penalty_images is None:
         click.echo(
             "warning: without --penalty-images the student is not kept from imitating the teacher on "
