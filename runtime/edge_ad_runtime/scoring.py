@@ -45,7 +45,7 @@ def image_score(combined: FloatArray) -> float:
 
 
 def decide(score: float, calibration: Calibration) -> Verdict:
-    """Pass up to and including the threshold, reject above; a score that is not a number is a fault."""
-    if math.isnan(score):
+    """Pass up to and including the threshold, reject above; a score that is not finite is a fault."""
+    if not math.isfinite(score):
         return Verdict.FAULT
     return Verdict.PASS if score <= calibration.threshold else Verdict.REJECT
