@@ -16,12 +16,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
+from edge_ad.nets.model import normalize, to_tensor
 from edge_ad_runtime.errors import InputError, MissingExtra
 from edge_ad_runtime.types import Image
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 # Residual units by stage, and the batch norms' epsilon (arXiv 1512.03385, Table 1; the data file's description).
 _UNITS = {1: 3, 2: 4, 3: 6}
@@ -95,10 +92,9 @@ class ResNet50V2:
             raise InputError(f"{path}: not a ResNet-50-v2 (no tensors {', '.join(missing)})")
 
     def __call__(self, images: list[Image]) -> tuple[Tensor, Tensor]:
-        batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        batch = normalize(to_tensor(np.stack(images)))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            x = ((batch - mean) / std).contiguous(memory_format=torch.channels_last)
+            x = batch.contiguous(memory_format=torch.channels_last)
             x = self._conv("conv0", self._norm("batchnorm0", x), stride=2, padding=3)
             x = F.max_pool2d(F.relu(self._norm("batchnorm1", x)), 3, 2, padding=1)
             x = self._stage(1, x, stride=1)
@@ -148,13 +144,17 @@ class LiteRtMobileNetV2:
 
     def __init__(self, path: Path) -> None:
         try:
-            from ai_edge_litert.interpreter import Interpreter
+            from ai_edge_litert.interpreter import Interpreter, OpResolverType
         except ImportError as error:
             raise MissingExtra("ai-edge-litert", "tflite", "a .tflite extractor") from error
         self.name = path.name
         try:
             self._interpreter: Any = Interpreter(
-                str(path), experimental_preserve_all_tensors=True, num_threads=2
+                str(path),
+                experimental_preserve_all_tensors=True,
+                # A delegate would keep the inner tensors to itself.
+                experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+                num_threads=torch.get_num_threads(),
             )
         except ValueError as error:
             raise InputError(f"{path}: not a readable TFLite file ({error})") from error

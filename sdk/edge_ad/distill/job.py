@@ -18,9 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from edge_ad.checkpoint import load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
-from edge_ad.distill.extractors import IMAGENET_MEAN, IMAGENET_STD, Extractor
+from edge_ad.distill.extractors import Extractor
 from edge_ad.distill.views import Projection, ViewCache, ViewSet, extract, fit_projection
 from edge_ad.nets.architecture import architecture
+from edge_ad.nets.model import normalize, to_tensor
 from edge_ad.nets.pdn import Pdn
 from edge_ad.teacher import save_teacher
 from edge_ad_runtime.errors import DataError, InputError
@@ -205,11 +206,10 @@ def _schedule(progress: float) -> float:
 
 
 def _loss(net: Pdn, cache: ViewCache, picks: np.ndarray, bf16: bool, device: str) -> Tensor:
-    images = torch.from_numpy(cache.images[picks]).to(device).permute(0, 3, 1, 2).float().div(255)
-    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    images = normalize(to_tensor(cache.images[picks]).to(device))
     target = torch.from_numpy(cache.targets[picks]).to(device).float()
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
-        out = net(((images - mean) / std).contiguous(memory_format=torch.channels_last))
+        out = net(images.contiguous(memory_format=torch.channels_last))
     return F.mse_loss(out.float(), target)
 
 
