@@ -21,7 +21,7 @@ from edge_ad_converters.ranges import Statistics
 # A defect's differences lie above those of good images, which are all that calibration sees.
 DIFFERENCE_HEADROOM = 4.0
 # These move values without making new ones, so their outputs keep the scale of their inputs.
-_PASSING = ("AveragePool", "Resize", "Pad", "Concat")
+_PASSING = ("AveragePool", "Resize", "Pad", "Concat", "Slice")
 
 
 def activations(model: onnx.ModelProto) -> list[str]:

@@ -38,6 +38,8 @@ from edge_ad_runtime.types import Image
 # Ranges are extremes: more images than these change them little and cost time.
 MAX_RANGE_IMAGES = 128
 FEW_RANGE_IMAGES = 16
+# The scatter of a threshold fitted on fewer scores is as large as the distance that it is to keep.
+FEW_FIT_IMAGES = 20
 # Largest relative deviation of the fused float graph from the plain networks.
 FUSION_TOLERANCE = 1e-4
 _PARITY_IMAGES = 4
@@ -190,6 +192,11 @@ def choose_images(run: Run, folder: Path, seed: int) -> ImageSets:
     if len(images) < FEW_RANGE_IMAGES:
         warnings.append(
             f"{len(images)} calibration images are few for INT8 ranges; {FEW_RANGE_IMAGES} or more are safer"
+        )
+    if len(fit) < FEW_FIT_IMAGES:
+        warnings.append(
+            f"{len(fit)} images to fit quantiles and threshold on are few; the threshold is a rough one. "
+            f"Recalibrate with {FEW_FIT_IMAGES} or more good parts that were not trained on"
         )
     paths = sorted(images.values())
     picks = np.sort(np.random.default_rng(seed).permutation(len(paths))[:MAX_RANGE_IMAGES])

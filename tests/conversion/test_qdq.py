@@ -31,8 +31,10 @@ def models() -> Models:
     return model, quantize_onnx(model, statistics), statistics
 
 
-def test_every_convolution_runs_in_integers(models: Models, tmp_path: Path) -> None:
-    model, quantized, _ = models
+@pytest.mark.parametrize(("size", "pools"), [("n", 2), ("s", 3), ("m", 3)])
+def test_every_convolution_runs_in_integers(size: str, pools: int, tmp_path: Path) -> None:
+    model = export_onnx(fuse(describe(random_nets(size))))
+    quantized = quantize_onnx(model, observe(model, tensors_to_observe(model), [photograph()]))
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -41,7 +43,7 @@ def test_every_convolution_runs_in_integers(models: Models, tmp_path: Path) -> N
     convolutions = sum(n.op_type == "Conv" for n in model.graph.node)
     assert operators["QLinearConv"] == convolutions
     assert operators["Conv"] == operators["FusedConv"] == 0
-    assert operators["QLinearAveragePool"] == 2
+    assert operators["QLinearAveragePool"] == pools
 
 
 def test_the_image_enters_without_loss(
