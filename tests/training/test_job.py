@@ -11,10 +11,12 @@ import torch
 
 from edge_ad.checkpoint import load_tensors
 from edge_ad.data import content_hash, read_dataset, split_good
+from edge_ad.nets.model import normalize, to_tensor
 from edge_ad.run_folder import open_run, open_scorer
 from edge_ad.training.job import _picks, train
-from edge_ad_runtime.errors import DataError, ImageError, RunError
+from edge_ad_runtime.errors import DataError, EdgeAdError, ImageError, RunError
 from edge_ad_runtime.images import read_image
+from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
 from edge_ad_runtime.stopping import StopRequest
 from tests.conftest import good_part, run_config, write_parts
 
@@ -87,9 +89,6 @@ def test_a_run_scores_images_and_records_its_split(short_run: Path, parts: Path)
 
 
 def test_teacher_channels_are_normalized_over_the_training_images(short_run: Path, parts: Path) -> None:
-    from edge_ad.nets.model import normalize, to_tensor
-    from edge_ad_runtime.preprocess import preprocess
-
     run = open_run(short_run)
     batches = [to_tensor(preprocess(read_image(parts / n), run.config.preprocess)) for n in run.split.train]
     with torch.inference_mode():
@@ -142,6 +141,24 @@ def test_repeated_and_leaking_images(tmp_path: Path) -> None:
     split = split_good(read_dataset(data), 0.1, seed=0)
     assert [p.name for p in split.leaking] == ["001.png"]
     assert good / "001.png" not in split.train + split.validation
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"preprocess": PreprocessSpec(height=128, width=128)}, "128x128"),
+        ({"penalty": "nowhere"}, "no penalty images"),
+        ({"size": "s"}, "is a teacher of size 'n'"),
+    ],
+)
+def test_impossible_options_leave_nothing_behind(
+    tmp_path: Path, parts: Path, random_teacher: Path, changes: dict[str, object], message: str
+) -> None:
+    out = tmp_path / "run"
+    config = run_config(parts, random_teacher, 2, **changes)
+    with pytest.raises(EdgeAdError, match=message):
+        train(out, config, read_dataset(parts), random_teacher, "cpu", StopRequest(), resume=False)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("count", [0, 4])

@@ -74,13 +74,15 @@ def train(
     start = time.monotonic()
     split = split_good(dataset, config.validation, config.seed, config.group)
     record = SplitRecord(_hashes(split.train, dataset), _hashes(split.validation, dataset))
-    _claim(out, config, record, resume)
-    images, validation = (training_store(p, config.preprocess) for p in (split.train, split.validation))
-    _decode_all((images, validation))
-    penalty = _penalty_store(config)
+    _check_folder(out, config, record, resume)
     torch.manual_seed(config.seed)
     nets = build_nets(config)
     _load_teacher(nets, teacher, config.size)
+    images, validation = (training_store(p, config.preprocess) for p in (split.train, split.validation))
+    _decode_all((images, validation))
+    penalty = _penalty_store(config)
+    if not resume:
+        write_config(out, config, record)
     nets.to(device)
     trainable = [*nets.student.parameters(), *nets.autoencoder.parameters()]
     optimizer = torch.optim.Adam(trainable, lr=config.rate, weight_decay=config.weight_decay)
@@ -103,14 +105,13 @@ def _hashes(paths: Sequence[Path], dataset: Dataset) -> dict[str, str]:
     return {str(p.relative_to(dataset.root)): content_hash(p) for p in paths}
 
 
-def _claim(out: Path, config: RunConfig, record: SplitRecord, resume: bool) -> None:
-    """Make ``out`` this run's folder, or check that it is the one to go on with."""
+def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: bool) -> None:
+    """Check that ``out`` holds no run yet, or the one to go on with."""
     if not resume:
         if (out / CONFIG).exists():
             done = (out / CALIBRATION).exists()
             hint = "choose another folder or remove it" + ("" if done else ", or go on with --resume")
             raise RunError(f"{out}: holds a {'finished' if done else 'started'} run; {hint}")
-        write_config(out, config, record)
         return
     before, before_record = read_config(out)
     if (out / CALIBRATION).exists():
