@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -115,6 +116,22 @@ def open_bundle(path: Path) -> Bundle:
     )
 
 
+def check_bundle_path(path: Path) -> None:
+    """Check, before hours of work, that a bundle can be written to ``path``; makes the folders above it.
+
+    Raises:
+        BundleError: ``path`` is a folder, or the folder above it cannot be made or written to.
+    """
+    if path.is_dir():
+        raise BundleError(f"{path}: is a folder; remove it or choose another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BundleError(f"{path.parent}: cannot be made ({error.strerror})") from error
+    if not os.access(path.parent, os.W_OK):
+        raise BundleError(f"{path.parent}: is not writable; choose another place for the bundle")
+
+
 def write_bundle(
     path: Path,
     manifest: Manifest,
@@ -128,11 +145,10 @@ def write_bundle(
     ``manifest.files`` is filled in here; ``calibration`` is the encoded factory calibration.
 
     Raises:
-        BundleError: ``path`` is a folder.
+        BundleError: see :func:`check_bundle_path`.
         OSError: the disk is full or not writable.
     """
-    if path.is_dir():
-        raise BundleError(f"{path}: is a folder; remove it or choose another name")
+    check_bundle_path(path)
     contents = {
         manifest.model: model,
         CALIBRATION: calibration,
@@ -147,7 +163,6 @@ def write_bundle(
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
         for name, data in {MANIFEST: encoded, **contents}.items():
             archive.writestr(zipfile.ZipInfo(name, _ZIP_DATE), data)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, packed.getvalue())
 
 

@@ -25,7 +25,7 @@ from edge_ad.run_folder import Run, TorchScorer
 from edge_ad_calibration.fit import MIN_IMAGES, fit_calibration
 from edge_ad_converters.ort_target import MODEL_FILE, build_ort
 from edge_ad_converters.parity import Parity, compare
-from edge_ad_runtime.bundle import GoldenSample, Manifest, open_bundle, write_bundle
+from edge_ad_runtime.bundle import GoldenSample, Manifest, check_bundle_path, open_bundle, write_bundle
 from edge_ad_runtime.calibration import Calibration, encode_calibration
 from edge_ad_runtime.engines import Engine, RawMaps, open_engine
 from edge_ad_runtime.errors import DataError, InputError
@@ -93,9 +93,11 @@ def convert(
         options: target, precision, threshold.
 
     Raises:
+        BundleError: the bundle cannot be written there.
         DataError: the images do not do.
         InputError: the fused graph does not compute what the networks do (never to be expected).
     """
+    check_bundle_path(out)
     spec = run.config.preprocess
     sets = choose_images(run, calibration_images, options.seed)
     fit_images = [read_image(p) for p in sets.fit]

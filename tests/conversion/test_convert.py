@@ -102,3 +102,15 @@ def test_unfinished_and_foreign_folders_are_refused(
     assert stop.value.code == 1
     assert "is not a run" in capsys.readouterr().err
     assert not (tmp_path / "x.edgead").exists()
+
+
+def test_unwritable_place_is_refused_before_the_work(
+    short_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("in the way")
+    for out in (blocked / "x.edgead", tmp_path):
+        with pytest.raises(SystemExit) as stop:
+            main(["convert", str(short_run), "-o", str(out)])
+        assert stop.value.code == 1
+        assert str(out.parent if out != tmp_path else out) in capsys.readouterr().err

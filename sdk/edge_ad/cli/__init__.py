@@ -61,9 +61,12 @@ def cli() -> None:
 
 
 def main(args: list[str] | None = None) -> Any:
-    """Run the command line; a known error ends with its message and exit code 1."""
+    """Run the command line; a known error, or one of the file system, ends with its message and exit code 1."""
     try:
         return cli.main(args, prog_name="edge-ad")
     except EdgeAdError as error:
         click.echo(f"edge-ad: {error}", err=True)
-        sys.exit(1)
+    except OSError as error:
+        # A full disk, a folder without permission: nothing that a traceback would explain better.
+        click.echo(f"edge-ad: {error}", err=True)
+    sys.exit(1)
