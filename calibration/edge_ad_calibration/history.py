@@ -157,8 +157,16 @@ class History:
             used = self._used()
             if not used:
                 raise CalibrationError("the factory calibration is already current; there is nothing to undo")
-            before = self._read(used[-2]) if len(used) > 1 else self._bundle.calibration
-            self._point(used[:-1])
+            kept = used[:-1]
+            before = self._bundle.calibration
+            while kept:
+                try:
+                    before = self._read(kept[-1])
+                    break
+                except CalibrationError:
+                    # Undo is the way out of a damaged history, so it must not end at a damaged entry.
+                    kept = kept[:-1]
+            self._point(kept)
         return before
 
     def _used(self) -> tuple[str, ...]:
@@ -172,7 +180,7 @@ class History:
             return ()
         try:
             pointer = msgspec.json.decode(raw, type=_Pointer)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CalibrationError(
                 f"{self.folder / POINTER}: is damaged or of an unknown format ({error}); {self._remedy()}"
             ) from error

@@ -186,7 +186,7 @@ def _decode_manifest(raw: bytes, path: Path) -> Manifest:
         if version != FORMAT_VERSION:
             raise BundleError(f"{path}: bundle format {version} is not known here (this is {FORMAT_VERSION})")
         return msgspec.json.decode(raw, type=Manifest)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: {MANIFEST} is damaged ({error})") from error
 
 

@@ -89,5 +89,5 @@ def decode_calibration(data: bytes, where: str) -> Calibration:
     """
     try:
         return msgspec.json.decode(data, type=Calibration)
-    except (msgspec.DecodeError, CalibrationError) as error:
+    except (msgspec.DecodeError, ValueError) as error:
         raise CalibrationError(f"{where}: not a usable calibration ({error})") from error

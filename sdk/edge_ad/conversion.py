@@ -28,7 +28,7 @@ from edge_ad_converters.parity import Parity, compare
 from edge_ad_runtime.bundle import GoldenSample, Manifest, check_bundle_path, open_bundle, write_bundle
 from edge_ad_runtime.calibration import Calibration, encode_calibration
 from edge_ad_runtime.engines import Engine, RawMaps, open_engine
-from edge_ad_runtime.errors import DataError, InputError
+from edge_ad_runtime.errors import DataError, ImageError, InputError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
@@ -99,7 +99,7 @@ def convert(
     """
     check_bundle_path(out)
     spec = run.config.preprocess
-    sets = choose_images(run, calibration_images, options.seed)
+    sets = choose_images(run, calibration_images, test, options.seed)
     fit_images = [read_image(p) for p in sets.fit]
     range_batches = [preprocess(read_image(p), spec) for p in sets.ranges]
     models = build_ort(describe(run.nets), options.precision, range_batches)
@@ -167,51 +167,60 @@ class _Model:
         )
 
 
-def choose_images(run: Run, folder: Path, seed: int) -> ImageSets:
+def choose_images(run: Run, folder: Path, test: Dataset | None, seed: int) -> ImageSets:
     """Sort the calibration images by whether the run was trained on them.
 
-    Ranges take any of them. Quantiles and threshold take only images that were not trained on: those of the
-    folder, else the run's own validation images, if they are still where they were.
+    Quantiles and threshold take only images that were not trained on: those of the folder, else the run's
+    own validation images, if they are still where they were. Ranges take the others, or all when there are few
+    others. Test images are left out of both.
 
     Raises:
         DataError: there are too few images that were not trained on.
     """
     images = {content_hash(p): p for p in read_dataset(folder).good}
-    trained = set(run.split.train.values())
-    fit = [p for h, p in images.items() if h not in trained]
     warnings = []
+    tested = set() if test is None else {content_hash(i.path) for i in test.test}
+    if leaking := [p for h, p in images.items() if h in tested]:
+        warnings.append(
+            f"{len(leaking)} calibration images are test images too and are left out ({leaking[0]}, …)"
+        )
+        images = {h: p for h, p in images.items() if h not in tested}
+    trained = set(run.split.train.values())
+    fit = {h: p for h, p in images.items() if h not in trained}
     if len(fit) < MIN_IMAGES:
-        fit = _validation_images(run)
+        new, fit = len(fit), _validation_images(run)
         if len(fit) < MIN_IMAGES:
             raise DataError(
-                f"{folder}: holds fewer than {MIN_IMAGES} images that the run was not trained on, and the run's "
-                f"own validation images are no longer in {run.config.data}; quantiles fitted on trained images "
-                "would be too low. Give --calibration-images more good images"
+                f"{folder}: holds {new} images that the run was not trained on ({MIN_IMAGES} are needed), and the "
+                f"run's own validation images are no longer in {run.config.data}; quantiles fitted on trained "
+                "images would be too low. Give --calibration-images more good images"
             )
         warnings.append(
-            f"all of {folder} was trained on: quantiles and threshold are fitted on the run's validation images"
+            f"{folder} holds {new} images that were not trained on: quantiles and threshold are fitted on the "
+            "run's validation images"
         )
-    if len(images) < FEW_RANGE_IMAGES:
+    others = [p for h, p in images.items() if h not in fit]
+    ranges = sorted(others if len(others) >= FEW_RANGE_IMAGES else images.values())
+    if len(ranges) < FEW_RANGE_IMAGES:
         warnings.append(
-            f"{len(images)} calibration images are few for INT8 ranges; {FEW_RANGE_IMAGES} or more are safer"
+            f"{len(ranges)} calibration images are few for INT8 ranges; {FEW_RANGE_IMAGES} or more are safer"
         )
     if len(fit) < FEW_FIT_IMAGES:
         warnings.append(
             f"{len(fit)} images to fit quantiles and threshold on are few; the threshold is a rough one. "
             f"Recalibrate with {FEW_FIT_IMAGES} or more good parts that were not trained on"
         )
-    paths = sorted(images.values())
-    picks = np.sort(np.random.default_rng(seed).permutation(len(paths))[:MAX_RANGE_IMAGES])
-    return ImageSets(tuple(paths[i] for i in picks), tuple(sorted(fit)), tuple(warnings))
+    picks = np.sort(np.random.default_rng(seed).permutation(len(ranges))[:MAX_RANGE_IMAGES])
+    return ImageSets(tuple(ranges[i] for i in picks), tuple(sorted(fit.values())), tuple(warnings))
 
 
-def _validation_images(run: Run) -> list[Path]:
-    found = []
+def _validation_images(run: Run) -> dict[str, Path]:
+    found = {}
     for name, digest in run.split.validation.items():
         path = Path(run.config.data) / name
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(ImageError):
             if content_hash(path) == digest:
-                found.append(path)
+                found[digest] = path
     return found
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad_runtime.errors import DataError
-from edge_ad_runtime.images import decode_image, list_images, read_image
+from edge_ad_runtime.errors import DataError, ImageError
+from edge_ad_runtime.images import list_images, read_image
 
 MIN_GOOD_IMAGES = 10
 MIN_VALIDATION_IMAGES = 5
@@ -89,8 +88,15 @@ def _test_images(root: Path) -> list[TestImage]:
 
 
 def content_hash(path: Path) -> str:
-    """SHA-256 of the file's bytes, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of the file's bytes, in hexadecimal.
+
+    Raises:
+        ImageError: the file cannot be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def split_good(dataset: Dataset, fraction: float, seed: int, group: str | None = None) -> Split:
@@ -138,10 +144,13 @@ def split_good(dataset: Dataset, fraction: float, seed: int, group: str | None =
 def _group_key(path: Path, group: str | None) -> str:
     if group is None:
         return path.name
-    match = re.search(group, path.stem)
-    if match is None:
+    try:
+        match = re.search(group, path.stem)
+    except re.error as error:
+        raise DataError(f"the group expression '{group}' is not a regular expression ({error})") from error
+    if match is None or match.group(bool(match.re.groups)) is None:
         raise DataError(f"{path}: the group expression '{group}' does not match this file's name")
-    return match.group(1) if match.re.groups else match.group(0)
+    return str(match.group(bool(match.re.groups)))
 
 
 def read_mask(path: Path, height: int, width: int) -> npt.NDArray[np.bool_]:
@@ -150,17 +159,7 @@ def read_mask(path: Path, height: int, width: int) -> npt.NDArray[np.bool_]:
     Raises:
         ImageError: the file is damaged.
     """
-    mask = decode_image(path.read_bytes()).max(axis=2)
+    mask = read_image(path).max(axis=2)
     if mask.shape != (height, width):
         mask = np.asarray(cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)
     return np.asarray(mask > 0, np.bool_)
-
-
-def check_readable(paths: Sequence[Path]) -> None:
-    """Decode every image once, so that a broken file is named before hours of work.
-
-    Raises:
-        ImageError: a file is broken, empty, or not an image.
-    """
-    for path in paths:
-        read_image(path)

@@ -115,7 +115,7 @@ def read_config(path: Path) -> tuple[RunConfig, SplitRecord]:
     try:
         config = msgspec.json.decode((path / CONFIG).read_bytes(), type=RunConfig)
         split = msgspec.json.decode((path / SPLIT).read_bytes(), type=SplitRecord)
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: the run's description is damaged ({error})") from error
     if config.format_version != FORMAT_VERSION:
         raise RunError(

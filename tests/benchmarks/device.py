@@ -160,10 +160,11 @@ def command_line(bundle: Path, folder: Path) -> dict[str, float]:
     for i in range(MEMORY_PARTS):
         cv2.imwrite(str(parts / f"{i:04d}.png"), frame)
     events = folder / "events.jsonl"
+    # VmHWM begins anew at exec; the maximum that getrusage gives would include the process that forked this one.
     code = (
-        "import resource, sys\nfrom edge_ad.cli import cli\n"
+        "import re, sys\nfrom pathlib import Path\nfrom edge_ad.cli import cli\n"
         "cli.main(sys.argv[1:], standalone_mode=False)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+        "print(re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text())[1])\n"
     )
     arguments = [
         "run",

@@ -101,6 +101,17 @@ def test_dry_run_and_given_threshold(tiny_bundle: Path, parts: Path, state: Path
     assert not state.exists()
 
 
+def test_a_given_threshold_is_not_replaced_unasked(tiny_bundle: Path, parts: Path, state: Path) -> None:
+    good_json("recalibrate", tiny_bundle, "--images", parts, "--threshold", 0.5, "--state", state)
+    refused = edge_ad("recalibrate", tiny_bundle, "--images", parts, "--state", state)
+    assert refused.returncode == 1
+    assert "--threshold 0.5" in refused.stderr and "--false-reject-rate" in refused.stderr
+    fitted = good_json(
+        "recalibrate", tiny_bundle, "--images", parts, "--false-reject-rate", 0.01, "--state", state
+    )
+    assert fitted["after"]["method"] == "gumbel"
+
+
 def test_a_bad_part_is_named_and_can_be_forced(
     tiny_bundle: Path, parts: Path, state: Path, tmp_path: Path
 ) -> None:

@@ -136,13 +136,23 @@ def test_a_damaged_current_entry_is_an_error_that_undo_repairs(
 
 
 @pytest.mark.parametrize("how", DAMAGE)
-def test_undo_does_not_lead_to_a_damaged_entry(bundle: Bundle, history: History, how: str) -> None:
-    first = history.append(variant(bundle, 1.0)).path
-    history.append(variant(bundle, 2.0))
-    DAMAGE[how](first)
-    with pytest.raises(CalibrationError, match=first.name):
+def test_undo_passes_over_a_damaged_entry(bundle: Bundle, history: History, how: str) -> None:
+    history.append(variant(bundle, 1.0))
+    second = history.append(variant(bundle, 2.0)).path
+    history.append(variant(bundle, 3.0))
+    DAMAGE[how](second)
+    assert history.rollback().threshold == 1.0
+    assert history.current().threshold == 1.0
+    assert history.rollback() == bundle.calibration
+    with pytest.raises(CalibrationError, match="nothing to undo"):
         history.rollback()
-    assert history.current().threshold == 2.0
+
+
+def test_bytes_that_are_no_text_are_damage_too(bundle: Bundle, history: History) -> None:
+    history.append(variant(bundle, 1.0))
+    (history.folder / POINTER).write_bytes(b'{"bundle":"\xff"}')
+    with pytest.raises(CalibrationError, match="damaged"):
+        history.current()
 
 
 def pointer_text(owner: Bundle, **changes: Any) -> str:

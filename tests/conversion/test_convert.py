@@ -53,13 +53,21 @@ def main_ok(args: list[str]) -> None:
     assert not stop.value.code
 
 
-def test_quantiles_are_never_fitted_on_trained_images(short_run: Path, parts: Path) -> None:
+def test_quantiles_are_never_fitted_on_trained_or_test_images(
+    short_run: Path, parts: Path, tmp_path: Path
+) -> None:
     run = open_run(short_run)
-    sets = choose_images(run, parts / "train" / "good", seed=0)
+    sets = choose_images(run, parts / "train" / "good", None, seed=0)
     trained = set(run.split.train.values())
     assert not {content_hash(p) for p in sets.fit} & trained
     assert {content_hash(p) for p in sets.fit} == set(run.split.validation.values())
     assert len(sets.ranges) == 14
+    leaky = tmp_path / "leaky"
+    shutil.copytree(parts / "train" / "good", leaky)
+    shutil.copy(parts / "test" / "good" / "000.png", leaky / "from_test.png")
+    kept = choose_images(run, leaky, read_dataset(parts), seed=0)
+    assert not [p for p in kept.fit + kept.ranges if p.name == "from_test.png"]
+    assert any("test images too" in w for w in kept.warnings)
 
 
 def test_only_trained_images_fall_back_to_the_validation_ones_or_fail(
@@ -70,14 +78,14 @@ def test_only_trained_images_fall_back_to_the_validation_ones_or_fail(
     folder.mkdir()
     for name in run.split.train:
         shutil.copy(parts / name, folder)
-    sets = choose_images(run, folder, seed=0)
+    sets = choose_images(run, folder, None, seed=0)
     assert {content_hash(p) for p in sets.fit} == set(run.split.validation.values())
-    assert any("trained on" in w for w in sets.warnings)
+    assert any("not trained on: quantiles" in w for w in sets.warnings)
     moved = msgspec.structs.replace(
         run, config=msgspec.structs.replace(run.config, data=str(tmp_path / "gone"))
     )
     with pytest.raises(DataError, match="quantiles fitted on trained images"):
-        choose_images(moved, folder, seed=0)
+        choose_images(moved, folder, None, seed=0)
 
 
 def test_given_threshold_is_used_and_recorded(short_run: Path, parts: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from edge_ad.conversion import ConvertOptions, convert
 from edge_ad.data import Dataset, read_dataset
 from edge_ad.run_folder import Run, open_run
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
+from edge_ad_runtime.errors import DataError
 
 
 @click.command()
@@ -38,7 +39,7 @@ from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
     help="Share of good parts that the threshold may reject.",
 )
 @click.option("--threshold", type=float, help="A threshold of your own.")
-@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=42, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
@@ -63,7 +64,12 @@ def command(
 def _test_set(run: Run, given: Path | None) -> Dataset | None:
     """The labelled images: those given, or the run's own data if that is still there and has some."""
     if given is not None:
-        return read_dataset(given)
+        dataset = read_dataset(given)
+        if not dataset.test:
+            raise DataError(
+                f"{given}: has no labelled test images (test/good, test/<defect>) to measure the cost on"
+            )
+        return dataset
     own = Path(run.config.data)
     if not own.is_dir():
         return None

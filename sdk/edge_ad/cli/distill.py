@@ -62,7 +62,7 @@ _DEFAULTS = DistillConfig()
 )
 @click.option("--weight-decay", type=click.FloatRange(0), default=_DEFAULTS.weight_decay, show_default=True)
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="bf16", show_default=True)
-@click.option("--seed", type=int, default=_DEFAULTS.seed, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=_DEFAULTS.seed, show_default=True)
 @click.option(
     "--device", default="auto", show_default=True, help="auto, cpu or cuda; the extractor runs on the CPU."
 )

@@ -18,6 +18,7 @@ from edge_ad.cli.calibration_text import (
     state_option,
 )
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
+from edge_ad_calibration.history import History
 from edge_ad_calibration.session import RecalibrationResult, recalibrate
 from edge_ad_runtime.bundle import Bundle
 from edge_ad_runtime.cameras import FrameError, parse_camera
@@ -77,6 +78,7 @@ def command(
         raise click.UsageError("--threshold and --false-reject-rate exclude each other")
     inspector = open_inspector(bundle, threads=threads)
     history = open_history(inspector.bundle, state)
+    _check_given_threshold(history, threshold, false_reject_rate)
     names: list[str] = []
     with stop_on_signals() as stop:
         if camera is not None:
@@ -101,6 +103,15 @@ def command(
         print_json(_as_json(result))
     else:
         _print(inspector.bundle, result)
+
+
+def _check_given_threshold(history: History, threshold: float | None, rate: float | None) -> None:
+    """A threshold that somebody chose is replaced by a fitted one only when asked for."""
+    if history.current().method == "given" and threshold is None and rate is None:
+        raise CalibrationError(
+            f"the threshold in use, {history.current().threshold:g}, was given, not fitted: keep it with "
+            f"--threshold {history.current().threshold:g}, or have one fitted with --false-reject-rate"
+        )
 
 
 def _rate(bundle: Bundle, given: float | None) -> float:

@@ -68,7 +68,7 @@ NANO_RATE = 4e-4
     type=click.Path(path_type=Path),
     help="Folder of unrelated images (ImageNet in the paper).",
 )
-@click.option("--seed", type=int, default=42, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=42, show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu or cuda.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run.")

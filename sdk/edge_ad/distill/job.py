@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from tqdm import tqdm
 
@@ -125,7 +125,7 @@ def _projection(extractor: Extractor, views: ViewSet, config: DistillConfig, pat
         channels = architecture(config.size).teacher_channels
         fitted = fit_projection(extractor, views, channels, config.projection, min(256, views.count))
         tensors = {"mean": fitted.mean, "matrix": fitted.matrix, "explained": torch.tensor(fitted.explained)}
-        save_file({k: v.contiguous() for k, v in tensors.items()}, str(path))
+        write_atomically(path, save({k: v.contiguous() for k, v in tensors.items()}))
     read = load_file(str(path))
     return Projection(read["mean"], read["matrix"], float(read["explained"]))
 

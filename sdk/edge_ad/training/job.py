@@ -93,6 +93,8 @@ def train(
         _teacher_statistics(nets, images)
     if not _loop(out, config, nets, optimizer, images, penalty, step, stop):
         return None
+    # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
+    _save_checkpoint(out / CHECKPOINT, nets, optimizer, config.steps)
     nets.eval()
     scorer = TorchScorer(nets, config.preprocess)
     maps = [scorer.raw_maps(read_image(p)) for p in split.validation]
