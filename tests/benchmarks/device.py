@@ -138,7 +138,7 @@ def loop_overhead(inspector: Inspector, rounds: int) -> dict[str, float]:
     small = preprocess(camera_image, spec)[0]
     batch = small[None]
     ratios: dict[str, list[float]] = {"with_preprocessing": [], "loop_alone": []}
-    block = 20
+    block = 100
     for _ in range(max(3, rounds // block)):
         for name, image in (("with_preprocessing", camera_image), ("loop_alone", small)):
             start = time.perf_counter_ns()
