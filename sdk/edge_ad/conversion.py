@@ -145,7 +145,7 @@ class _Model:
     """A scorer on an engine, calibrated during the conversion; satisfies the evaluation's Scorer."""
 
     def __init__(self, engine: Engine, spec: PreprocessSpec) -> None:
-        self.engine, self._spec = engine, spec
+        self.engine, self.spec = engine, spec
         self._calibration: Calibration | None = None
 
     @property
@@ -154,7 +154,7 @@ class _Model:
         return self._calibration
 
     def raw_maps(self, image: Image) -> RawMaps:
-        return self.engine.run(preprocess(image, self._spec))
+        return self.engine.run(preprocess(image, self.spec))
 
     def fit(self, images: Sequence[Image], options: ConvertOptions, source: str) -> None:
         maps = [self.raw_maps(i) for i in tqdm(images, desc=f"calibrate ({self.engine.name})", leave=False)]
@@ -302,7 +302,7 @@ def _golden(model: _Model, good: Sequence[Image], test: Dataset | None) -> tuple
         images += [read_image(i.path) for i in [t for t in test.test if t.defect][:_GOLDEN_DEFECTS]]
     samples = []
     for image in images:
-        batch = preprocess(image, model._spec)
+        batch = preprocess(image, model.spec)
         maps = model.engine.run(batch)
         combined = combine_maps(maps.st, maps.ae, model.calibration.quantiles, model.calibration.mix)
         samples.append(GoldenSample(batch, maps.st, maps.ae, image_score(combined)))
