@@ -14,6 +14,7 @@ from edge_ad_runtime.errors import EdgeAdError
 # Verb -> (one line for the overview, the extra whose packages its module imports or None).
 # The overview stands here so that `edge-ad --help` works without any extra.
 VERBS: dict[str, tuple[str, str | None]] = {
+    "prepare": ("Make a data set from COCO annotations and folders of good images.", "host"),
     "distill": ("Distil a teacher from a frozen feature extractor.", "host"),
     "train": ("Train student and autoencoder on images of good parts.", "host"),
     "evaluate": ("Measure a run or a bundle on labelled images.", "host"),

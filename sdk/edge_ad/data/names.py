@@ -25,9 +25,9 @@ class DistinctNames:
         self._taken: set[str] = set()
 
     def take(self, name: str) -> str:
-        """``name``, or the first free one of ``STEM-2.EXT``, ``STEM-3.EXT``, …; a leading dot is dropped."""
+        """``name``, or the first free one of ``STEM-2.EXT``, ``STEM-3.EXT``, …; very long ones are cut."""
         path = PurePath(name)
-        stem = _cut(path.stem.lstrip(".")) or "image"
+        stem = _cut(path.stem)
         free, number = stem, 1
         while free.casefold() in self._taken:
             number += 1
