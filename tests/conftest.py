@@ -14,12 +14,13 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from edge_ad.data import read_dataset
+from edge_ad.data import read_dataset, split_good
 from edge_ad.nets.architecture import architecture
 from edge_ad.nets.pdn import Pdn
 from edge_ad.run_folder import RunConfig
 from edge_ad.teacher import save_teacher
 from edge_ad.training.job import train
+from edge_ad.training.options import Plan
 from edge_ad_calibration.fit import fit_calibration
 from edge_ad_runtime.bundle import GoldenSample, Manifest, write_bundle
 from edge_ad_runtime.calibration import encode_calibration
@@ -150,18 +151,23 @@ def run_config(data: Path, teacher: Path, steps: int, **changes: Any) -> RunConf
     options: dict[str, Any] = {
         "size": "n", "data": str(data), "teacher": teacher.name, "teacher_sha256": "",
         "preprocess": PreprocessSpec(height=256, width=256), "steps": steps, "batch": 1, "rate": 1e-4,
-        "weight_decay": 1e-5, "decay_at": 0.95, "hard_quantile": 0.999, "validation": 0.1, "group": None,
+        "weight_decay": 1e-5, "decay_at": 0.95, "hard_quantile": "0.999", "validation": 0.1, "group": None,
         "penalty": None, "seed": 42,
     }  # fmt: skip
     return RunConfig(**(options | changes))
+
+
+def run_plan(data: Path, teacher: Path, steps: int, **changes: Any) -> Plan:
+    """A short training, ready to start."""
+    dataset, config = read_dataset(data), run_config(data, teacher, steps, **changes)
+    return Plan(dataset, split_good(dataset, config.validation, config.seed), config, teacher, None)
 
 
 @pytest.fixture(scope="session")
 def short_run(parts: Path, random_teacher: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of three steps."""
     out = tmp_path_factory.mktemp("runs") / "short"
-    config = run_config(parts, random_teacher, 3)
-    assert train(out, config, read_dataset(parts), random_teacher, "cpu", StopRequest(), resume=False)
+    assert train(out, run_plan(parts, random_teacher, 3), "cpu", StopRequest(), resume=False)
     return out
 
 

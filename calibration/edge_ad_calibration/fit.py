@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
+from edge_ad_runtime.calibration import PAPER_MIX, Calibration, Mix, MixChoice, Quantiles
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.score_rule import MAX, ScoreRule, parse_score
 from edge_ad_runtime.scoring import combine_maps, image_score
 
 QUANTILE_A, QUANTILE_B = 0.9, 0.995
@@ -39,7 +40,8 @@ def fit_threshold(scores: Sequence[float], false_reject_rate: float = DEFAULT_FA
 
     A score is a maximum over many cells, whose limit distribution is Gumbel's (Fisher, Tippett 1928); it
     is fitted by moments, which works with the few images that a line has, where an empirical quantile
-    cannot reach beyond the largest score seen.
+    cannot reach beyond the largest score seen. Of means over cells the tail is shorter, and fewer good parts
+    than the rate are rejected.
 
     Raises:
         CalibrationError: fewer than two scores, scores that do not vary, or a rate outside 0 to 1.
@@ -56,9 +58,29 @@ def fit_threshold(scores: Sequence[float], false_reject_rate: float = DEFAULT_FA
     return location - scale * math.log(-math.log1p(-false_reject_rate))
 
 
-def score_maps(maps: Sequence[RawMaps], quantiles: Quantiles, mix: Mix) -> list[float]:
+def score_maps(maps: Sequence[RawMaps], quantiles: Quantiles, mix: Mix, rule: ScoreRule = MAX) -> list[float]:
     """The image scores of raw maps."""
-    return [image_score(combine_maps(m.st, m.ae, quantiles, mix)) for m in maps]
+    return [image_score(combine_maps(m.st, m.ae, quantiles, mix), rule) for m in maps]
+
+
+def fit_mix(maps: Sequence[RawMaps], quantiles: Quantiles, rule: ScoreRule = MAX) -> Mix:
+    """Weights of the two maps by how much the good images' scores scatter in each: less scatter, more weight.
+
+    After the quantile normalization a score's scatter over good images is what a defect has to rise above;
+    the weights make it equal in both maps. No defect is needed.
+
+    Raises:
+        CalibrationError: the scores of a map do not vary.
+    """
+    spread_st, spread_ae = (
+        float(np.std(score_maps(maps, quantiles, mix, rule), ddof=1)) for mix in (Mix(1, 0), Mix(0, 1))
+    )
+    if not (spread_st > 0 and spread_ae > 0):
+        raise CalibrationError(
+            "the scores of the good images do not vary; use different images of good parts"
+        )
+    weight = spread_ae / (spread_st + spread_ae)
+    return Mix(weight, 1 - weight)
 
 
 def fit_calibration(
@@ -66,7 +88,8 @@ def fit_calibration(
     *,
     bundle: str,
     source: str,
-    mix: Mix = Mix(),  # noqa: B008 - frozen
+    mix: MixChoice = PAPER_MIX,
+    score: str = "max",
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
     threshold: float | None = None,
 ) -> Calibration:
@@ -76,19 +99,24 @@ def fit_calibration(
         maps: raw maps of good images, none of which was trained on.
         bundle: the id of the bundle whose engine gave the maps.
         source: what the images were, for the record.
-        mix: weights of the two maps.
+        mix: weights of the two maps; ``auto`` chooses them by :func:`fit_mix`.
+        score: rule of the image's score, as :func:`edge_ad_runtime.score_rule.parse_score` reads it.
         false_reject_rate: share of good parts that the threshold may reject.
         threshold: a threshold given by the user instead of a fitted one.
 
     Raises:
         CalibrationError: there are fewer than five images, or they are unusable.
+        InputError: the score's rule is not known.
     """
     if len(maps) < MIN_IMAGES:
         raise CalibrationError(
             f"{len(maps)} good images are too few to calibrate; at least {MIN_IMAGES} are needed"
         )
     quantiles = fit_quantiles(maps)
-    fitted = fit_threshold(score_maps(maps, quantiles, mix), false_reject_rate)
+    rule = parse_score(score)
+    if mix == "auto":
+        mix = fit_mix(maps, quantiles, rule)
+    fitted = fit_threshold(score_maps(maps, quantiles, mix, rule), false_reject_rate)
     return Calibration(
         bundle=bundle,
         quantiles=quantiles,
@@ -99,4 +127,5 @@ def fit_calibration(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         source=source,
         mix=mix,
+        score=str(rule),
     )

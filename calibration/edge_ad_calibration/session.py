@@ -13,11 +13,12 @@ import numpy.typing as npt
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE, fit_calibration, score_maps
 from edge_ad_calibration.fit import MIN_IMAGES as FIT_MIN_IMAGES
 from edge_ad_calibration.history import History
-from edge_ad_runtime.calibration import Calibration
+from edge_ad_runtime.calibration import Calibration, MixChoice
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.preprocess import preprocess
+from edge_ad_runtime.score_rule import parse_score
 from edge_ad_runtime.types import Image
 
 MIN_IMAGES = 20
@@ -92,6 +93,8 @@ def recalibrate(
     *,
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
     threshold: float | None = None,
+    score: str | None = None,
+    mix: MixChoice | None = None,
     source: str,
     names: Sequence[str] | None = None,
     force: bool = False,
@@ -99,8 +102,8 @@ def recalibrate(
 ) -> RecalibrationResult:
     """Refit quantiles and threshold on images of good parts, check them, and make them current.
 
-    The fit is :func:`edge_ad_calibration.fit.fit_calibration`, as at conversion; the weights of the two maps
-    stay as the bundle has them. Nothing is written before every check has passed.
+    The fit is :func:`edge_ad_calibration.fit.fit_calibration`, as at conversion. Nothing is written before
+    every check has passed.
 
     Args:
         inspector: its engine computes the maps; its own calibration does not matter.
@@ -108,6 +111,8 @@ def recalibrate(
         history: where the new calibration is appended, of the inspector's bundle.
         false_reject_rate: share of good parts that the threshold may reject.
         threshold: a threshold of the user's choice instead of a fitted one.
+        score: another rule for the image's score; None keeps that of the current calibration.
+        mix: other weights of the two maps; None keeps those of the current calibration.
         source: what the images were, for the record.
         names: of the images, for messages; it may still be filled while the images are read. Without names
             the images are numbered from 1.
@@ -131,12 +136,13 @@ def recalibrate(
         seen.maps,
         bundle=inspector.bundle.id,
         source=source,
-        mix=factory.mix,
+        mix=mix or before.mix,
+        score=score or before.score,
         false_reject_rate=false_reject_rate,
         threshold=threshold,
     )
-    scores = score_maps(seen.maps, after.quantiles, after.mix)
-    old_scores = score_maps(seen.maps, before.quantiles, before.mix)
+    scores = score_maps(seen.maps, after.quantiles, after.mix, parse_score(after.score))
+    old_scores = score_maps(seen.maps, before.quantiles, before.mix, parse_score(before.score))
     suspects = tuple(seen.indices[i] for i in find_outliers(scores))
     problems += [*_problems_of_suspects(suspects, names), *_problems_of_change(factory, after)]
     if problems and not force:
@@ -224,7 +230,8 @@ def _problems_of_change(factory: Calibration, after: Calibration) -> list[str]:
         "spread of the teacher-student map": (old.qb_st - old.qa_st, new.qb_st - new.qa_st),
         "spread of the autoencoder map": (old.qb_ae - old.qa_ae, new.qb_ae - new.qa_ae),
     }
-    if after.method != "given" and factory.method != "given":
+    comparable = (after.score, after.mix) == (factory.score, factory.mix)
+    if comparable and after.method != "given" and factory.method != "given":
         pairs["threshold"] = (factory.threshold, after.threshold)
     problems = []
     for what, (a, b) in pairs.items():

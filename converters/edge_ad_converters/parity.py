@@ -9,7 +9,7 @@ import numpy as np
 
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import RawMaps
-from edge_ad_runtime.scoring import Verdict, combine_maps, decide, image_score
+from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
 from edge_ad_runtime.types import FloatArray
 
 
@@ -43,8 +43,9 @@ def compare(
         for maps, calibration, column in zip(
             pair, (reference_calibration, target_calibration), scores, strict=True
         ):
-            combined.append(combine_maps(maps.st, maps.ae, calibration.quantiles, calibration.mix))
-            column.append(image_score(combined[-1]))
+            anomaly_map, score = apply_calibration(maps, calibration)
+            combined.append(anomaly_map)
+            column.append(score)
             verdicts.append(decide(column[-1], calibration))
         correlations.append(_correlation(combined[0], combined[1]))
         if (verdicts[0] is Verdict.PASS) != (verdicts[1] is Verdict.PASS):

@@ -7,7 +7,8 @@ from typing import Literal
 
 import msgspec
 
-from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.errors import CalibrationError, InputError
+from edge_ad_runtime.score_rule import parse_score
 
 FORMAT_VERSION = 1
 
@@ -43,13 +44,37 @@ class Mix(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise CalibrationError(f"the mix {self.st}, {self.ae} must be two weights that add up to 1")
 
 
+PAPER_MIX = Mix()
+MixChoice = Mix | Literal["auto"]
+"""Weights, or ``auto``: chosen on good images."""
+
+
+def parse_mix(text: str) -> MixChoice:
+    """Read ``auto`` or two weights ``ST:AE``, which are scaled to add up to 1 (``0.5:0.5``, ``1:0``, ``2:1``).
+
+    Raises:
+        CalibrationError: the text is neither.
+    """
+    if text == "auto":
+        return "auto"
+    try:
+        st, ae = map(float, text.split(":"))
+    except ValueError:
+        st = ae = math.nan
+    if not (math.isfinite(st + ae) and min(st, ae) >= 0 and st + ae > 0):
+        raise CalibrationError(
+            f"the mix '{text}' is not known; use auto or two weights ST:AE, like 0.5:0.5 or 2:1"
+        )
+    return Mix(st / (st + ae), ae / (st + ae))
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What field recalibration changes: quantiles and threshold, and where they came from.
 
     ``bundle`` is the id of the bundle it was fitted with. A part is good up to and including ``threshold``.
     ``false_reject_rate`` is the share of good parts that the threshold was chosen to reject; ``images``
     the number of good images of the fit; ``created`` a wall-clock label (ISO 8601); ``source`` says what
-    the images were.
+    the images were; ``score`` is the rule for the image's score, see :mod:`edge_ad_runtime.score_rule`.
     """
 
     bundle: str
@@ -61,7 +86,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     created: str
     source: str
     mix: Mix = Mix()
-    score: Literal["max"] = "max"
+    score: str = "max"
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -74,6 +99,10 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
             raise CalibrationError(f"the threshold {self.threshold} is not a finite number")
         if self.images < 1:
             raise CalibrationError("a calibration needs at least one image")
+        try:
+            parse_score(self.score)
+        except InputError as error:
+            raise CalibrationError(str(error)) from error
 
 
 def encode_calibration(calibration: Calibration) -> bytes:

@@ -13,7 +13,7 @@ from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import Engine, RawMaps, open_engine
 from edge_ad_runtime.errors import BundleError, CalibrationError
 from edge_ad_runtime.preprocess import preprocess
-from edge_ad_runtime.scoring import Verdict, combine_maps, decide, image_score
+from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
 from edge_ad_runtime.types import FloatArray, Image
 
 
@@ -67,8 +67,7 @@ class Inspector:
         engine_start = time.monotonic_ns()
         maps = self.engine.run(batch)
         engine_end = time.monotonic_ns()
-        combined = combine_maps(maps.st, maps.ae, self.calibration.quantiles, self.calibration.mix)
-        score = image_score(combined)
+        combined, score = apply_calibration(maps, self.calibration)
         verdict = decide(score, self.calibration)
         return Inspection(
             score=score,

@@ -8,6 +8,8 @@ from enum import Enum
 import numpy as np
 
 from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
+from edge_ad_runtime.engines.base import RawMaps
+from edge_ad_runtime.score_rule import MAX, ScoreRule, parse_score
 from edge_ad_runtime.types import FloatArray
 
 
@@ -35,13 +37,31 @@ def combine_maps(map_st: FloatArray, map_ae: FloatArray, quantiles: Quantiles, m
     return combined
 
 
-def image_score(combined: FloatArray) -> float:
-    """The image's score: the maximum of the combined map on the network's own grid.
+def image_score(combined: FloatArray, rule: ScoreRule = MAX) -> float:
+    """The image's score from the combined map, ``float32 hxw``, on the network's own grid.
 
     The paper takes the maximum after bilinear enlargement; the grid's own maximum is the same peak before
-    smoothing. No border is padded or cut, so a defect at the border counts like any other.
+    smoothing. No border is padded or cut, so a defect at the border counts like any other. One value in the
+    map that is not finite makes the score so, by every rule.
     """
-    return float(combined.max())
+    if rule.kind == "max":
+        return float(combined.max())
+    if rule.kind == "mean":
+        return float(combined.mean(dtype=np.float64))
+    # A percentile or a partition could leave out the one value that says that the model is broken.
+    if not np.isfinite(combined).all():
+        return math.nan
+    if rule.kind == "percentile":
+        return float(np.percentile(combined, rule.amount))
+    count = rule.amount if rule.amount >= 1 else max(1, round(rule.amount * combined.size))
+    count = min(int(count), combined.size)
+    return float(np.partition(combined.ravel(), -count)[-count:].mean(dtype=np.float64))
+
+
+def apply_calibration(maps: RawMaps, calibration: Calibration) -> tuple[FloatArray, float]:
+    """The combined map and the image score of raw maps, by a calibration's quantiles, mix and rule."""
+    combined = combine_maps(maps.st, maps.ae, calibration.quantiles, calibration.mix)
+    return combined, image_score(combined, parse_score(calibration.score))
 
 
 def decide(score: float, calibration: Calibration) -> Verdict:

@@ -73,3 +73,8 @@ def load_optimizer(
             number, key = name.removeprefix(prefix).split(".", 1)
             entries.setdefault(int(number), {})[key] = value
     optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+    # A fused optimizer runs over the memory as it lies: its state needs the strides of its parameter.
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if value.shape == parameter.shape:
+                state[key] = torch.empty_like(parameter).copy_(value)

@@ -21,18 +21,18 @@ from edge_ad import __version__
 from edge_ad.data import Dataset, content_hash, read_dataset
 from edge_ad.describe import describe
 from edge_ad.evaluation.evaluate import Evaluation, evaluate
-from edge_ad.run_folder import Run, TorchScorer
+from edge_ad.run_folder import Run, RunConfig, TorchScorer
 from edge_ad_calibration.fit import MIN_IMAGES, fit_calibration
 from edge_ad_converters.ort_target import MODEL_FILE, build_ort
 from edge_ad_converters.parity import Parity, compare
 from edge_ad_runtime.bundle import GoldenSample, Manifest, check_bundle_path, open_bundle, write_bundle
-from edge_ad_runtime.calibration import Calibration, encode_calibration
+from edge_ad_runtime.calibration import Calibration, MixChoice, encode_calibration
 from edge_ad_runtime.engines import Engine, RawMaps, open_engine
 from edge_ad_runtime.errors import DataError, ImageError, InputError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
-from edge_ad_runtime.scoring import combine_maps, image_score
+from edge_ad_runtime.scoring import apply_calibration
 from edge_ad_runtime.types import Image
 
 # Ranges are extremes: more images than these change them little and cost time.
@@ -52,12 +52,14 @@ _LATENCY_ROUNDS = 20
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What to convert to; see ``edge-ad convert --help``."""
+    """What to convert to; see ``edge-ad convert --help``. ``score`` and ``mix`` of None are the run's."""
 
     target: Literal["ort"] = "ort"
     precision: Literal["fp32", "int8"] = "int8"
     false_reject_rate: float = 0.01
     threshold: float | None = None
+    score: str | None = None
+    mix: MixChoice | None = None
     seed: int = 42
 
 
@@ -107,7 +109,9 @@ def convert(
     target = _Model(open_engine(options.target, models.target_model), spec)
     deviation = _check_fusion(run, reference, fit_images[:_PARITY_IMAGES])
     for model in (reference, target):
-        model.fit(fit_images, options, source=f"{len(fit_images)} held-out good images at conversion")
+        model.fit(
+            fit_images, run.config, options, source=f"{len(fit_images)} held-out good images at conversion"
+        )
     measured = _measure(reference, target, test, fit_images, spec)
     report = {
         **measured,
@@ -156,7 +160,7 @@ class _Model:
     def raw_maps(self, image: Image) -> RawMaps:
         return self.engine.run(preprocess(image, self.spec))
 
-    def fit(self, images: Sequence[Image], options: ConvertOptions, source: str) -> None:
+    def fit(self, images: Sequence[Image], trained: RunConfig, options: ConvertOptions, source: str) -> None:
         maps = [self.raw_maps(i) for i in tqdm(images, desc=f"calibrate ({self.engine.name})", leave=False)]
         self._calibration = fit_calibration(
             maps,
@@ -164,6 +168,8 @@ class _Model:
             source=source,
             false_reject_rate=options.false_reject_rate,
             threshold=options.threshold,
+            score=options.score or trained.score,
+            mix=options.mix or trained.mix,
         )
 
 
@@ -304,8 +310,8 @@ def _golden(model: _Model, good: Sequence[Image], test: Dataset | None) -> tuple
     for image in images:
         batch = preprocess(image, model.spec)
         maps = model.engine.run(batch)
-        combined = combine_maps(maps.st, maps.ae, model.calibration.quantiles, model.calibration.mix)
-        samples.append(GoldenSample(batch, maps.st, maps.ae, image_score(combined)))
+        _, score = apply_calibration(maps, model.calibration)
+        samples.append(GoldenSample(batch, maps.st, maps.ae, score))
     return tuple(samples)
 
 

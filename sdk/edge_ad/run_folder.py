@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -22,11 +24,18 @@ from torch import Tensor
 from edge_ad.checkpoint import load_module, load_tensors, save_tensors
 from edge_ad.nets.architecture import architecture
 from edge_ad.nets.model import EfficientAdNets, normalize, to_tensor
-from edge_ad_runtime.calibration import Calibration, decode_calibration, encode_calibration
+from edge_ad_runtime.calibration import (
+    PAPER_MIX,
+    Calibration,
+    MixChoice,
+    decode_calibration,
+    encode_calibration,
+)
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import RunError
 from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
+from edge_ad_runtime.score_rule import parse_score
 from edge_ad_runtime.types import Image
 
 CONFIG, SPLIT, CALIBRATION, CHECKPOINT = (
@@ -37,15 +46,42 @@ CONFIG, SPLIT, CALIBRATION, CHECKPOINT = (
 )
 NETS = ("teacher", "student", "autoencoder")
 NORMALIZATION = "normalization.safetensors"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+TRAINED = "trained"
 
 
 class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Everything that shapes a run; ``data`` is the data set's folder as it was given.
+    """Everything that shapes a run.
 
-    ``penalty`` is the folder of the penalty images, if any; ``hard_quantile`` the share of the squared
-    differences below the hard-feature loss; ``decay_at`` the fraction of the steps after which the
-    learning rate falls to a tenth; ``teacher`` describes the teacher's file.
+    Args:
+        size: ``n``, ``s`` or ``m``.
+        data: the data set's folder as it was given.
+        teacher: describes the teacher's file.
+        teacher_sha256: of that file.
+        preprocess: the nets' input.
+        padded: the patch description networks pad, so that the map reaches the image's border.
+        teacher_channels: descriptors' length; None is the size's own.
+        steps: training steps; 0 for imported nets.
+        batch: images a step.
+        rate: Adam's learning rate.
+        autoencoder_rate: that of the autoencoder, with an optimizer of its own; None is one for both.
+        weight_decay: Adam's.
+        decay_at: fraction of the steps after which the learning rate falls to a tenth.
+        hard_quantile: share of the squared differences below the hard-feature loss, as
+            :func:`edge_ad.training.schedules.parse_schedule` reads it.
+        validation: share of the good images held out.
+        group: see :func:`edge_ad.data.split_good`.
+        penalty: ``generated``, None, or the folder of the penalty images.
+        precision: of the convolutions while training: ``fp32`` or ``bf16``.
+        score: the image score, as :func:`edge_ad_runtime.score_rule.parse_score` reads it.
+        mix: weights of the two maps, or ``auto``: chosen on the validation images.
+        patience: evaluation points without progress before an early stop; None is no early stop.
+        labelled: folder of a labelled validation set, if any.
+        evaluate_every: steps between two evaluation points.
+        keep: which evaluation points' nets are kept.
+        budget: seconds that the training was to take, if that chose ``steps``.
+        seed: of every random choice.
+        origin: how the nets came here: ``trained``, or what they were imported from.
     """
 
     size: str
@@ -58,20 +94,33 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     rate: float
     weight_decay: float
     decay_at: float
-    hard_quantile: float
+    hard_quantile: str
     validation: float
     group: str | None
     penalty: str | None
     seed: int
+    padded: bool = False
+    teacher_channels: int | None = None
+    autoencoder_rate: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    score: str = "max"
+    mix: MixChoice = PAPER_MIX
+    patience: int | None = None
+    labelled: str | None = None
+    evaluate_every: int = 1000
+    keep: Literal["last", "best", "all"] = "last"
+    budget: float | None = None
+    origin: str = TRAINED
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise RunError("steps and batch must be at least 1")
-        if not 0 < self.hard_quantile < 1:
-            raise RunError(f"the hard-feature quantile {self.hard_quantile} must lie between 0 and 1")
+        if self.steps < (1 if self.origin == TRAINED else 0) or self.batch < 1 or self.evaluate_every < 1:
+            raise RunError("steps, batch and the steps between two evaluations must be at least 1")
         if not 0 < self.validation < 1:
             raise RunError(f"the validation share {self.validation} must lie between 0 and 1")
+        if self.patience is not None and self.patience < 1:
+            raise RunError(f"the patience {self.patience} must be at least 1 evaluation point")
+        parse_score(self.score)
 
 
 class SplitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -93,8 +142,10 @@ class Run(msgspec.Struct, frozen=True):
 
 def build_nets(config: RunConfig) -> EfficientAdNets:
     """The networks of a run with fresh weights."""
-    spec = config.preprocess
-    return EfficientAdNets(architecture(config.size), (spec.height, spec.width))
+    spec, shape = config.preprocess, architecture(config.size)
+    if config.teacher_channels is not None:
+        shape = dataclasses.replace(shape, teacher_channels=config.teacher_channels)
+    return EfficientAdNets(shape, (spec.height, spec.width), config.padded)
 
 
 def write_config(path: Path, config: RunConfig, split: SplitRecord) -> None:

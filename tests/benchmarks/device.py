@@ -24,7 +24,6 @@ import onnxruntime as ort
 import torch
 
 from edge_ad.conversion import ConvertOptions, convert
-from edge_ad.data import read_dataset
 from edge_ad.nets.architecture import architecture
 from edge_ad.nets.model import EfficientAdNets, normalize
 from edge_ad.run_folder import open_run
@@ -36,7 +35,7 @@ from edge_ad_runtime.preprocess import preprocess
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.timing import noise_frame
 from edge_ad_runtime.types import Image
-from tests.conftest import make_random_teacher, run_config, write_parts
+from tests.conftest import make_random_teacher, run_plan, write_parts
 
 MEMORY_PARTS = 200
 
@@ -74,7 +73,7 @@ def random_bundles(folder: Path) -> list[Path]:
     data = write_parts(folder / "data")
     teacher = make_random_teacher(folder / "teacher.safetensors")
     run = folder / "run"
-    assert train(run, run_config(data, teacher, 1), read_dataset(data), teacher, "cpu", StopRequest(), False)
+    assert train(run, run_plan(data, teacher, 1), "cpu", StopRequest(), False)
     bundles = []
     for precision in ("int8", "fp32"):
         bundles.append(folder / f"n-{precision}.edgead")

@@ -13,12 +13,13 @@ from edge_ad.checkpoint import load_tensors
 from edge_ad.data import content_hash, read_dataset, split_good
 from edge_ad.nets.model import normalize, to_tensor
 from edge_ad.run_folder import open_run, open_scorer
-from edge_ad.training.job import _picks, train
+from edge_ad.training.feed import step_picks
+from edge_ad.training.job import train
 from edge_ad_runtime.errors import DataError, EdgeAdError, ImageError, RunError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
 from edge_ad_runtime.stopping import StopRequest
-from tests.conftest import good_part, run_config, write_parts
+from tests.conftest import good_part, run_plan, write_parts
 
 
 class StopAfter(StopRequest):
@@ -57,20 +58,19 @@ def test_resumed_equals_uninterrupted_and_seeds_repeat(
     penalty.mkdir()
     for i in range(3):
         cv2.imwrite(str(penalty / f"{i}.png"), good_part(500 + i) // 2)
-    config = run_config(parts, random_teacher, 4, penalty=str(penalty))
-    data = read_dataset(parts)
+    config = run_plan(parts, random_teacher, 4, penalty=str(penalty))
     whole, again, broken = tmp_path / "whole", tmp_path / "again", tmp_path / "broken"
     for out in (whole, again):
-        assert train(out, config, data, random_teacher, "cpu", StopRequest(), resume=False)
-    assert train(broken, config, data, random_teacher, "cpu", StopAfter(2), resume=False) is None
+        assert train(out, config, "cpu", StopRequest(), resume=False)
+    assert train(broken, config, "cpu", StopAfter(2), resume=False) is None
     with pytest.raises(RunError, match="has not finished"):
         open_run(broken)
     with pytest.raises(RunError, match="--resume"):
-        train(broken, config, data, random_teacher, "cpu", StopRequest(), resume=False)
+        train(broken, config, "cpu", StopRequest(), resume=False)
     with pytest.raises(RunError, match="other options \\(rate\\)"):
-        other = run_config(parts, random_teacher, 4, penalty=str(penalty), rate=1e-3)
-        train(broken, other, data, random_teacher, "cpu", StopRequest(), resume=True)
-    assert train(broken, config, data, random_teacher, "cpu", StopRequest(), resume=True)
+        other = run_plan(parts, random_teacher, 4, penalty=str(penalty), rate=1e-3)
+        train(broken, other, "cpu", StopRequest(), resume=True)
+    assert train(broken, config, "cpu", StopRequest(), resume=True)
     assert_same(whole, again)
     assert_same(whole, broken)
     assert not (whole / "checkpoint.safetensors").exists()
@@ -98,7 +98,7 @@ def test_teacher_channels_are_normalized_over_the_training_images(short_run: Pat
 
 
 def test_every_image_comes_once_in_each_pass() -> None:
-    picks = [i for step in range(9) for i in _picks(6, 2, 42, step)]
+    picks = [i for step in range(9) for i in step_picks(6, 2, 42, step)]
     for start in range(0, 18, 6):
         assert sorted(picks[start : start + 6]) == list(range(6))
     assert picks[:6] != picks[6:12]
@@ -109,10 +109,7 @@ def test_broken_image_is_named_before_the_first_step(tmp_path: Path, random_teac
     broken = data / "train" / "good" / "003.png"
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(ImageError, match=r"003\.png"):
-        train(
-            tmp_path / "run", run_config(data, random_teacher, 2), read_dataset(data), random_teacher, "cpu",
-            StopRequest(), resume=False,
-        )  # fmt: skip
+        train(tmp_path / "run", run_plan(data, random_teacher, 2), "cpu", StopRequest(), resume=False)
 
 
 def test_split_is_disjoint_seeded_and_groups_stay_together(tmp_path: Path) -> None:
@@ -155,9 +152,9 @@ def test_impossible_options_leave_nothing_behind(
     tmp_path: Path, parts: Path, random_teacher: Path, changes: dict[str, object], message: str
 ) -> None:
     out = tmp_path / "run"
-    config = run_config(parts, random_teacher, 2, **changes)
+    config = run_plan(parts, random_teacher, 2, **changes)
     with pytest.raises(EdgeAdError, match=message):
-        train(out, config, read_dataset(parts), random_teacher, "cpu", StopRequest(), resume=False)
+        train(out, config, "cpu", StopRequest(), resume=False)
     assert not out.exists()
 
 

@@ -48,7 +48,7 @@ def describe(calibration: Calibration) -> str:
     """One line: threshold, how it was chosen, from what and when."""
     c = calibration
     how = "given" if c.false_reject_rate is None else f"for {c.false_reject_rate:.4g} false rejects"
-    return f"threshold {c.threshold:.6g} ({how}), {c.images} images, {c.source}, {c.created}"
+    return f"threshold {c.threshold:.6g} ({how}) of {c.score}, mix {c.mix.st:.2g}:{c.mix.ae:.2g}, {c.images} images, {c.source}, {c.created}"
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:

@@ -17,10 +17,12 @@ from edge_ad.cli.calibration_text import (
     print_json,
     state_option,
 )
+from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
 from edge_ad_calibration.history import History
 from edge_ad_calibration.session import RecalibrationResult, recalibrate
 from edge_ad_runtime.bundle import Bundle
+from edge_ad_runtime.calibration import MixChoice
 from edge_ad_runtime.cameras import FrameError, parse_camera
 from edge_ad_runtime.errors import CalibrationError, DataError
 from edge_ad_runtime.images import list_images, read_image
@@ -46,6 +48,8 @@ from edge_ad_runtime.types import Image
     type=click.FloatRange(0, 1, min_open=True, max_open=True),
     help="Share of good parts that may be rejected.  [default: that of the bundle's factory calibration]",
 )
+@click.option("--score", callback=score, help=f"{SCORE_HELP}  [default: the one in use]")
+@click.option("--mix", callback=mix, help=f"{MIX_HELP}  [default: the one in use]")
 @click.option("--threshold", type=float, help="Set this threshold instead of fitting one.")
 @click.option("--force", is_flag=True, help="Write in spite of failed checks.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
@@ -59,6 +63,8 @@ def command(
     frames: int,
     interval_ms: float,
     false_reject_rate: float | None,
+    score: str | None,
+    mix: MixChoice | None,
     threshold: float | None,
     force: bool,
     dry_run: bool,
@@ -94,6 +100,8 @@ def command(
             history,
             false_reject_rate=_rate(inspector.bundle, false_reject_rate),
             threshold=threshold,
+            score=score,
+            mix=mix,
             source=source,
             names=names,
             force=force,

@@ -1,9 +1,12 @@
-"""Preprocessed images for the training, kept in memory when they fit."""
+"""Preprocessed images for the training: read once when they fit in memory, read ahead of the step when not."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import TracebackType
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -12,6 +15,9 @@ from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
 from edge_ad_runtime.types import Image
 
 CACHE_BYTES = 2 << 30
+# Enough that one slow file does not hold the step up; few enough to cost no memory.
+_AHEAD = 4
+_Item = TypeVar("_Item")
 
 
 class ImageStore:
@@ -40,3 +46,30 @@ class ImageStore:
 def training_store(paths: Sequence[Path], spec: PreprocessSpec) -> ImageStore:
     """The images as the network takes them, ``uint8 1xHxWx3``."""
     return ImageStore(paths, spec.height * spec.width * 3, lambda p: preprocess(read_image(p), spec))
+
+
+class Ahead(Generic[_Item]):
+    """Makes the items of the next steps in a thread while the present step runs.
+
+    ``make(step)`` must depend on the step alone, so that what is made ahead is what would be made in time.
+    """
+
+    def __init__(self, make: Callable[[int], _Item]) -> None:
+        self._make = make
+        self._pool = ThreadPoolExecutor(1, "images ahead")
+        self._made: dict[int, Future[_Item]] = {}
+
+    def __enter__(self) -> Ahead[_Item]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def get(self, step: int) -> _Item:
+        """The item of a step; whatever went wrong in making it is raised here."""
+        for ahead in range(step, step + _AHEAD + 1):
+            if ahead not in self._made:
+                self._made[ahead] = self._pool.submit(self._make, ahead)
+        return self._made.pop(step).result()

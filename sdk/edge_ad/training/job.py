@@ -3,121 +3,120 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from edge_ad.checkpoint import load_module, load_optimizer, load_tensors, optimizer_tensors, save_tensors
-from edge_ad.data import Dataset, content_hash, split_good
-from edge_ad.nets.model import EfficientAdNets, normalize, to_tensor
+from edge_ad.data import Dataset, content_hash
+from edge_ad.nets.model import EfficientAdNets
 from edge_ad.run_folder import (
     CALIBRATION,
     CHECKPOINT,
     CONFIG,
     RunConfig,
     SplitRecord,
-    TorchScorer,
     build_nets,
     finish,
+    open_run,
     read_config,
     write_config,
 )
 from edge_ad.teacher import load_teacher
-from edge_ad.training.augment import jitter, penalty_image, random_grey
-from edge_ad.training.images import ImageStore, training_store
+from edge_ad.training.curves import draw_curves
+from edge_ad.training.feed import CleanCache, Feed, StepImages, open_penalty, step_tensors
+from edge_ad.training.images import Ahead, ImageStore, training_store
 from edge_ad.training.losses import Losses, step_losses
-from edge_ad_calibration.fit import fit_calibration
+from edge_ad.training.options import Plan
+from edge_ad.training.points import (
+    BEST,
+    POINTS,
+    Validation,
+    calibrate,
+    evaluate_point,
+    keep_point,
+    open_validation,
+    raw_maps,
+)
+from edge_ad.training.schedules import parse_schedule, rate_factor
+from edge_ad.training.state import Progress, append_metrics, cut_metrics, load_state, save_state
+from edge_ad.training.statistics import fit_teacher_statistics
 from edge_ad_runtime.calibration import Calibration
-from edge_ad_runtime.errors import DataError, RunError
-from edge_ad_runtime.images import is_image_path, read_image
+from edge_ad_runtime.errors import RunError
 from edge_ad_runtime.stopping import StopRequest
 
 REPORT_EVERY = 100
 CHECKPOINT_SECONDS = 60
-_STATISTICS_BATCH = 8
+# Steps that a budget's speed is measured over; the first ones, slower, do not count.
+_WARM_UP, _TIMED = 3, 12
+# What a budget keeps back: steps are not the only work, and the machine may get busier.
+_RESERVE = 0.05
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training: its calibration on the validation images, and the time it took."""
+    """A finished training: its calibration on the validation images, its steps and the time they took."""
 
     calibration: Calibration
     steps: int
     seconds: float
 
 
-def train(
-    out: Path,
-    config: RunConfig,
-    dataset: Dataset,
-    teacher: Path,
-    device: str,
-    stop: StopRequest,
-    resume: bool,
-) -> TrainResult | None:
+def train(out: Path, plan: Plan, device: str, stop: StopRequest, resume: bool) -> TrainResult | None:
     """Train a run (arXiv 2303.14535, Algorithm 1) and write it to ``out``.
 
     Every random choice of step k depends on the seed and k alone, so a resumed run does the same steps as
-    an uninterrupted one. Returns None when asked to stop before the end; ``resume`` goes on from there.
+    an uninterrupted one (but for a budget, which looks at the clock). Returns None when asked to stop before
+    the end; ``resume`` goes on from there.
 
     Raises:
         DataError, ImageError: the images do not do.
         RunError: ``out`` holds another run, or the teacher does not fit.
     """
     start = time.monotonic()
-    split = split_good(dataset, config.validation, config.seed, config.group)
-    record = SplitRecord(_hashes(split.train, dataset), _hashes(split.validation, dataset))
-    _check_folder(out, config, record, resume)
-    torch.manual_seed(config.seed)
-    nets = build_nets(config)
-    _load_teacher(nets, teacher, config.size)
-    images, validation = (training_store(p, config.preprocess) for p in (split.train, split.validation))
-    _decode_all((images, validation))
-    penalty = _penalty_store(config)
+    config, split = plan.config, plan.split
+    record = SplitRecord(_hashes(split.train, plan.dataset), _hashes(split.validation, plan.dataset))
+    config = _check_folder(out, config, record, resume)
+    images = training_store(split.train, config.preprocess)
+    validation = open_validation(split.validation, plan.labelled, config)
+    _decode_all([images, validation.good, *([validation.labelled] if validation.labelled else [])])
+    job = _Job(out, config, record, images, validation, device, plan.teacher)
     if not resume:
+        if config.budget is not None:
+            config = msgspec.structs.replace(config, steps=job.affordable_steps(start))
+            job = _Job(out, config, record, images, validation, device, plan.teacher)
         write_config(out, config, record)
-    nets.to(device)
-    trainable = [*nets.student.parameters(), *nets.autoencoder.parameters()]
-    optimizer = torch.optim.Adam(trainable, lr=config.rate, weight_decay=config.weight_decay)
-    step = 0
-    if (out / CHECKPOINT).exists():
-        step = _load_checkpoint(out / CHECKPOINT, nets, optimizer)
-    else:
-        _teacher_statistics(nets, images)
-    if not _loop(out, config, nets, optimizer, images, penalty, step, stop):
+    seconds = job.run(start, stop)
+    if seconds is None:
         return None
-    # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
-    _save_checkpoint(out / CHECKPOINT, nets, optimizer, config.steps)
-    nets.eval()
-    scorer = TorchScorer(nets, config.preprocess)
-    maps = [scorer.raw_maps(read_image(p)) for p in split.validation]
-    calibration = fit_calibration(maps, bundle="", source="validation images of the training")
-    finish(out, nets, calibration)
-    return TrainResult(calibration, config.steps, time.monotonic() - start)
+    steps = job.progress.step
+    calibration = job.finish()
+    return TrainResult(calibration, steps, seconds)
 
 
 def _hashes(paths: Sequence[Path], dataset: Dataset) -> dict[str, str]:
     return {str(p.relative_to(dataset.root)): content_hash(p) for p in paths}
 
 
-def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: bool) -> None:
-    """Check that ``out`` holds no run yet, or the one to go on with."""
+def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: bool) -> RunConfig:
+    """Check that ``out`` holds no run yet, or the one to go on with; returns the configuration to use."""
     if not resume:
         if (out / CONFIG).exists():
             done = (out / CALIBRATION).exists()
             hint = "choose another folder or remove it" + ("" if done else ", or go on with --resume")
             raise RunError(f"{out}: holds a {'finished' if done else 'started'} run; {hint}")
-        return
+        return config
     before, before_record = read_config(out)
     if (out / CALIBRATION).exists():
         raise RunError(f"{out}: this run is finished; there is nothing to resume")
+    if config.budget is not None:
+        # The steps were chosen by the speed measured then.
+        config = msgspec.structs.replace(config, steps=before.steps)
     if before != config:
         names = [f for f in RunConfig.__struct_fields__ if getattr(before, f) != getattr(config, f)]
         raise RunError(
@@ -125,6 +124,7 @@ def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: boo
         )
     if before_record != record:
         raise RunError(f"{out}: the images in {config.data} have changed since the run was started")
+    return config
 
 
 def _decode_all(stores: Sequence[ImageStore]) -> None:
@@ -134,19 +134,6 @@ def _decode_all(stores: Sequence[ImageStore]) -> None:
             for i in range(len(store)):
                 store[i]
                 progress.update()
-
-
-def _penalty_store(config: RunConfig) -> ImageStore | None:
-    if config.penalty is None:
-        return None
-    folder = Path(config.penalty)
-    paths = (
-        sorted(p for p in folder.rglob("*") if p.is_file() and is_image_path(p)) if folder.is_dir() else []
-    )
-    if not paths:
-        raise DataError(f"{folder}: holds no penalty images")
-    height, width = config.preprocess.height, config.preprocess.width
-    return ImageStore(paths, height * width * 3, lambda p: penalty_image(read_image(p), height, width))
 
 
 def _load_teacher(nets: EfficientAdNets, path: Path, size: str) -> None:
@@ -159,129 +146,198 @@ def _load_teacher(nets: EfficientAdNets, path: Path, size: str) -> None:
     nets.teacher.load_state_dict(teacher.state_dict())
 
 
-def _teacher_statistics(nets: EfficientAdNets, images: ImageStore) -> None:
-    """Mean and deviation of each teacher channel over the training images (Algorithm 1, lines 2 to 9)."""
-    count, mean, scatter = 0, torch.zeros(0), torch.zeros(0)
-    for start in tqdm(range(0, len(images), _STATISTICS_BATCH), desc="teacher statistics", leave=False):
-        batch = images.batch(range(start, min(start + _STATISTICS_BATCH, len(images))))
-        with torch.inference_mode():
-            raw = nets.teacher_raw(nets.trunk(normalize(_device_tensor(batch, nets))))
-        values = raw.double().cpu().permute(1, 0, 2, 3).flatten(1)
-        new, new_mean = values.shape[1], values.mean(1)
-        new_scatter = ((values - new_mean[:, None]) ** 2).sum(1)
-        if count:
-            shift = new_mean - mean
-            scatter = scatter + new_scatter + shift**2 * (count * new / (count + new))
-            mean = mean + shift * (new / (count + new))
+class _Job:
+    """The nets, the optimizers and the loop of one training."""
+
+    def __init__(
+        self, out: Path, config: RunConfig, split: SplitRecord, images: ImageStore, validation: Validation,
+        device: str, teacher: Path,
+    ) -> None:  # fmt: skip
+        self.out, self.config, self.split, self.validation = out, config, split, validation
+        self.images, self.device = images, torch.device(device)
+        torch.manual_seed(config.seed)
+        self.nets = build_nets(config)
+        _load_teacher(self.nets, teacher, config.size)
+        self.nets.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizers = _optimizers(self.nets, config)
+        self.schedule = parse_schedule(config.hard_quantile)
+        self.feed = Feed(config, images, open_penalty(config))
+        self.progress = Progress(0, config.steps)
+
+    def affordable_steps(self, start: float) -> int:
+        """How many steps the budget allows, measured by a few of them; the nets are of no use afterwards."""
+        config = self.config
+        assert config.budget is not None
+        fit_teacher_statistics(self.nets, self.images)
+        self.nets.train()
+        clean, times = CleanCache(self.nets, self.images), []
+        for step in range(_WARM_UP + _TIMED):
+            began = time.monotonic()
+            self.step(self.feed.make(step), clean, step)
+            times.append(time.monotonic() - began)
+        began = time.monotonic()
+        evaluate_point(self.nets, config, self.validation, 0)
+        evaluation = time.monotonic() - began
+        each = statistics.median(times[_WARM_UP:]) + evaluation / config.evaluate_every
+        left = (config.budget - (time.monotonic() - start)) * (1 - _RESERVE) - evaluation
+        if left < each:
+            raise RunError(
+                f"a budget of {config.budget:g} s is too short: reading the images took most of it, and a step "
+                f"takes {each:.2f} s here"
+            )
+        return int(left / each)
+
+    def run(self, start: float, stop: StopRequest) -> float | None:
+        """All steps that are left; the seconds they took, or None when stopped early (a checkpoint is written)."""
+        config, checkpoint = self.config, self.out / CHECKPOINT
+        if checkpoint.exists():
+            self.progress = load_state(checkpoint, self.nets, self.optimizers)
+            cut_metrics(self.out, self.progress.step)
         else:
-            mean, scatter = new_mean, new_scatter
-        count += new
-    std = (scatter / count).sqrt().clamp_min(1e-6)
-    nets.teacher_mean.copy_(mean.view_as(nets.teacher_mean))
-    nets.teacher_std.copy_(std.view_as(nets.teacher_std))
+            cut_metrics(self.out, -1)
+            fit_teacher_statistics(self.nets, self.images)
+        before = self.progress.seconds
+        clean = CleanCache(self.nets, self.images)
+        self.nets.train()
+        window: list[Losses] = []
+        window_start = last_save = time.monotonic()
+        first, end = self.progress.step, self.progress.end
+        with (
+            tqdm(total=end, initial=first, desc="train", unit="step") as bar,
+            Ahead(self.feed.make) as ahead,
+        ):
+            while self.progress.step < self.progress.end:
+                if stop.requested:
+                    self.save(before + time.monotonic() - start)
+                    draw_curves(self.out)
+                    return None
+                step = self.progress.step
+                window.append(self.step(ahead.get(step), clean, step))
+                step += 1
+                self.progress = msgspec.structs.replace(self.progress, step=step)
+                bar.update()
+                due = step % config.evaluate_every == 0 or step == self.progress.end
+                if step % REPORT_EVERY == 0 or due:
+                    now = time.monotonic()
+                    self.report(window, now - window_start, bar)
+                    if due:
+                        self.evaluate()
+                    self.hurry(before + time.monotonic() - start, step - first)
+                    bar.total = self.progress.end
+                    if now - last_save > CHECKPOINT_SECONDS:
+                        self.save(before + now - start)
+                        last_save = now
+                    window, window_start = [], time.monotonic()
+        # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
+        seconds = before + time.monotonic() - start
+        self.save(seconds)
+        return seconds
 
-
-def _device_tensor(images: np.ndarray, nets: EfficientAdNets) -> Tensor:
-    tensor = to_tensor(images).to(nets.teacher_mean.device)
-    return tensor.contiguous(memory_format=torch.channels_last)
-
-
-def _loop(
-    out: Path,
-    config: RunConfig,
-    nets: EfficientAdNets,
-    optimizer: torch.optim.Optimizer,
-    images: ImageStore,
-    penalty: ImageStore | None,
-    step: int,
-    stop: StopRequest,
-) -> bool:
-    """Run the steps; returns False when stopped early, with a checkpoint written."""
-    nets.train()
-    window: list[Losses] = []
-    window_start = last_save = time.monotonic()
-    with tqdm(total=config.steps, initial=step, desc="train", unit="step") as progress:
-        while step < config.steps:
-            if stop.requested:
-                _save_checkpoint(out / CHECKPOINT, nets, optimizer, step)
-                return False
-            optimizer.param_groups[0]["lr"] = _rate(config, step)
-            losses = _step(config, nets, images, penalty, step)
+    def step(self, images: StepImages, clean: CleanCache, step: int) -> Losses:
+        """One step; the losses without their graph."""
+        config, end = self.config, self.progress.end
+        # The dropout of the autoencoder draws from torch's generator.
+        torch.manual_seed(int(images.rng.integers(2**31)))
+        tensors = step_tensors(images, self.nets)
+        factor = rate_factor(step, end, config.decay_at)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            losses = step_losses(
+                self.nets,
+                clean(images.picks, images.image),
+                tensors.augmented,
+                tensors.penalty,
+                self.schedule.at(step / end),
+            )
+        for optimizer, rate in zip(self.optimizers, _rates(config), strict=True):
+            optimizer.param_groups[0]["lr"] = rate * factor
             optimizer.zero_grad()
-            torch.autograd.backward(losses.total)
+        torch.autograd.backward(losses.total)
+        for optimizer in self.optimizers:
             optimizer.step()
-            step += 1
-            window.append(Losses(*(x.detach() for x in losses)))
-            progress.update()
-            if step % REPORT_EVERY == 0 or step == config.steps:
-                now = time.monotonic()
-                means = {
-                    k: float(torch.stack([getattr(w, k) for w in window]).mean()) for k in Losses._fields
-                }
-                _check_finite(means, step)
-                progress.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
-                rate = len(window) * config.batch / (now - window_start)
-                _append_metrics(
-                    out, {"step": step, **means, "rate": _rate(config, step - 1), "images_per_s": rate}
-                )
-                window, window_start = [], now
-                if now - last_save > CHECKPOINT_SECONDS:
-                    _save_checkpoint(out / CHECKPOINT, nets, optimizer, step)
-                    last_save = now
-    return True
+        return Losses(*(x.detach() for x in losses))
+
+    def report(self, window: Sequence[Losses], seconds: float, bar: tqdm) -> None:
+        """Write the mean losses since the last report."""
+        step, config = self.progress.step, self.config
+        means = {k: float(torch.stack([getattr(w, k) for w in window]).mean()) for k in Losses._fields}
+        if not all(map(math.isfinite, means.values())):
+            raise RunError(f"the loss is no longer finite at step {step} ({means}); lower the learning rate")
+        bar.set_postfix({k: f"{v:.3f}" for k, v in means.items()})
+        append_metrics(
+            self.out,
+            {
+                "step": step,
+                "epoch": step * config.batch / len(self.images),
+                **means,
+                "hard_quantile": self.schedule.at((step - 1) / self.progress.end),
+                "rate": config.rate * rate_factor(step - 1, self.progress.end, config.decay_at),
+                "images_per_s": len(window) * config.batch / seconds,
+            },
+        )
+
+    def evaluate(self) -> None:
+        """An evaluation point: measure, keep the nets if wanted, stop early if nothing has come of it for long."""
+        config, progress = self.config, self.progress
+        measured = evaluate_point(self.nets, config, self.validation, progress.step)
+        self.nets.train()
+        if measured is None:
+            return
+        point, calibration = measured
+        append_metrics(self.out, msgspec.to_builtins(point))
+        watch = progress.watch.after(point)
+        if config.keep == "all":
+            keep_point(self.out, f"{point.step:06d}", self.nets, config, self.split, calibration)
+        if config.keep == "best" and watch.best == point:
+            keep_point(self.out, BEST, self.nets, config, self.split, calibration)
+        self.progress = msgspec.structs.replace(progress, watch=watch)
+        if config.patience is not None and watch.stale >= config.patience:
+            self.wind_up(progress.step / config.decay_at)
+
+    def hurry(self, seconds: float, steps: int) -> None:
+        """Bring the end forward where the budget's time would run out before it."""
+        config, done = self.config, self.progress.step
+        if config.budget is None or steps < REPORT_EVERY:
+            return
+        left = config.budget * (1 - _RESERVE / 2) - seconds
+        affordable = done + max(0, int(left * done / seconds))
+        if affordable < self.progress.end:
+            self.wind_up(affordable)
+
+    def wind_up(self, end: float) -> None:
+        """Make ``end`` the last step, unless it was earlier already; the lower learning rate comes before it."""
+        bounded = max(self.progress.step, min(self.progress.end, math.ceil(end)))
+        self.progress = msgspec.structs.replace(self.progress, end=bounded)
+
+    def save(self, seconds: float) -> None:
+        """Write the checkpoint."""
+        self.progress = msgspec.structs.replace(self.progress, seconds=seconds)
+        save_state(self.out / CHECKPOINT, self.nets, self.optimizers, self.progress)
+
+    def finish(self) -> Calibration:
+        """Calibrate on the validation images and write the results."""
+        if self.config.keep == "best" and (self.out / POINTS / BEST).exists():
+            best = open_run(self.out / POINTS / BEST)
+            self.nets.load_state_dict(best.nets.state_dict())
+        self.nets.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        calibration = calibrate(raw_maps(self.nets, self.validation.good), self.config)
+        draw_curves(self.out)
+        if self.progress.step != self.config.steps:
+            # An early stop or a budget ended it: the record says how many steps the nets have seen.
+            write_config(self.out, msgspec.structs.replace(self.config, steps=self.progress.step), self.split)
+        finish(self.out, self.nets, calibration)
+        return calibration
 
 
-def _rate(config: RunConfig, step: int) -> float:
-    return config.rate * (0.1 if step >= config.decay_at * config.steps else 1.0)
+def _optimizers(nets: EfficientAdNets, config: RunConfig) -> list[torch.optim.Optimizer]:
+    """One Adam for both nets, or one for each."""
+    student, autoencoder = list(nets.student.parameters()), list(nets.autoencoder.parameters())
+    groups = [student + autoencoder] if config.autoencoder_rate is None else [student, autoencoder]
+    return [
+        torch.optim.Adam(group, lr=rate, weight_decay=config.weight_decay, fused=True)
+        for group, rate in zip(groups, _rates(config), strict=True)
+    ]
 
 
-def _step(
-    config: RunConfig, nets: EfficientAdNets, images: ImageStore, penalty: ImageStore | None, step: int
-) -> Losses:
-    rng = np.random.default_rng((config.seed, step))
-    # The dropout of the autoencoder draws from torch's generator.
-    torch.manual_seed(int(rng.integers(2**31)))
-    picks = _picks(len(images), config.batch, config.seed, step)
-    image = _device_tensor(images.batch(picks), nets)
-    augmented = jitter(image, rng)
-    other = None
-    if penalty is not None:
-        pixels = penalty.batch(rng.integers(len(penalty), size=config.batch).tolist())
-        other = normalize(random_grey(_device_tensor(pixels, nets), rng))
-    return step_losses(nets, normalize(image), normalize(augmented), other, config.hard_quantile)
-
-
-def _picks(count: int, batch: int, seed: int, step: int) -> list[int]:
-    """The images of a step: every image once in each pass, each pass in an order of its own."""
-    picks = []
-    for position in range(step * batch, (step + 1) * batch):
-        order = np.random.default_rng((seed, 1, position // count)).permutation(count)
-        picks.append(int(order[position % count]))
-    return picks
-
-
-def _check_finite(means: dict[str, float], step: int) -> None:
-    if not all(map(math.isfinite, means.values())):
-        raise RunError(f"the loss is no longer finite at step {step} ({means}); lower the learning rate")
-
-
-def _append_metrics(out: Path, line: dict[str, float]) -> None:
-    with (out / "metrics.jsonl").open("ab") as file:
-        file.write(msgspec.json.encode(line) + b"\n")
-
-
-def _save_checkpoint(path: Path, nets: EfficientAdNets, optimizer: torch.optim.Optimizer, step: int) -> None:
-    state = {f"nets.{k}": v for k, v in nets.state_dict().items()}
-    save_tensors(path, state | optimizer_tensors(optimizer), {"step": step})
-
-
-def _load_checkpoint(path: Path, nets: EfficientAdNets, optimizer: torch.optim.Optimizer) -> int:
-    tensors, meta = load_tensors(path)
-    load_module(nets, tensors, "nets.", path)
-    load_optimizer(optimizer, tensors)
-    return int(meta["step"])
-
-
-def steps_of_epochs(epochs: int, images: int, batch: int) -> int:
-    """How many steps show every image ``epochs`` times."""
-    return math.ceil(epochs * images / batch)
+def _rates(config: RunConfig) -> list[float]:
+    own = config.autoencoder_rate
+    return [config.rate] if own is None else [config.rate, own]

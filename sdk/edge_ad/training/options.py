@@ -1,0 +1,219 @@
+"""The options of a training as a user gives them, and the run's configuration that they come to."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from edge_ad.data import Dataset, Split, read_dataset, split_good
+from edge_ad.run_folder import RunConfig
+from edge_ad.teacher import find_teacher, load_teacher
+from edge_ad.training.feed import GENERATED
+from edge_ad.training.schedules import parse_schedule
+from edge_ad_runtime.calibration import PAPER_MIX, MixChoice
+from edge_ad_runtime.errors import InputError, RunError
+from edge_ad_runtime.preprocess import PreprocessSpec
+
+PAPER_STEPS, NANO_STEPS = 70_000, 2_000
+# Few steps need larger ones: measured in docs/training.md.
+PAPER_RATE, NANO_RATE = 1e-4, 4e-4
+DECAY_AT = 0.95
+# Between two evaluation points, so that a tiny data set's short epochs do not cost more in validating.
+MIN_STEPS_BETWEEN = 100
+EPOCH = "epoch"
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """What ``edge-ad train`` takes; None lets the size or the machine decide.
+
+    Args:
+        size: ``n``, ``s`` or ``m``.
+        teacher: a teacher's file; None is the one that comes with the size.
+        steps: training steps; at most one of ``steps``, ``epochs`` and ``budget`` is given.
+        epochs: passes over the training images.
+        budget: seconds that the whole training may take; chooses the steps.
+        batch: images a step.
+        rate: Adam's learning rate.
+        optimizers: ``joint``: one for student and autoencoder, as in the paper; ``separate``: one each.
+        autoencoder_rate: the autoencoder's learning rate, with ``separate``; None is ``rate``.
+        weight_decay: Adam's.
+        decay_at: fraction of the steps after which the learning rate falls to a tenth.
+        hard_quantile: a number or a schedule, see :func:`edge_ad.training.schedules.parse_schedule`.
+        image_size: height and width of the nets' input, at least 256 each.
+        padding: the nets pad, so that the map reaches the image's border.
+        validation: share of the good images held out.
+        group: see :func:`edge_ad.data.split_good`.
+        penalty: ``generated``, ``none``, or a folder of unrelated images.
+        precision: ``auto``, ``fp32`` or ``bf16`` convolutions.
+        score: rule of the image score, see :mod:`edge_ad_runtime.score_rule`.
+        mix: weights of the two maps, or ``auto``.
+        patience: evaluation points without progress after which the training ends early; None: never.
+        labelled: a labelled data set whose image AUROC is measured at each evaluation point.
+        evaluate_every: steps between evaluation points, or ``epoch``.
+        keep: ``last``: the nets of the last step; ``best``: those of the best evaluation point; ``all``:
+            every evaluation point's beside the last ones.
+        seed: of every random choice.
+    """
+
+    size: str = "n"
+    teacher: Path | None = None
+    steps: int | None = None
+    epochs: int | None = None
+    budget: float | None = None
+    batch: int = 1
+    rate: float | None = None
+    optimizers: Literal["joint", "separate"] = "joint"
+    autoencoder_rate: float | None = None
+    weight_decay: float = 1e-5
+    decay_at: float = DECAY_AT
+    hard_quantile: str = "0.999"
+    image_size: tuple[int, int] = (256, 256)
+    padding: bool = False
+    validation: float = 0.1
+    group: str | None = None
+    penalty: str = GENERATED
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    score: str = "max"
+    mix: MixChoice = PAPER_MIX
+    patience: int | None = None
+    labelled: Path | None = None
+    evaluate_every: int | Literal["epoch"] = "epoch"
+    keep: Literal["last", "best", "all"] = "last"
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        if sum(x is not None for x in (self.steps, self.epochs, self.budget)) > 1:
+            raise InputError("give one of steps, epochs and budget")
+        if self.autoencoder_rate is not None and self.optimizers == "joint":
+            raise InputError("a learning rate of the autoencoder's own needs separate optimizers")
+        if not 0 < self.decay_at <= 1:
+            raise InputError(f"the learning rate's drop at {self.decay_at} must lie between 0 and 1")
+        parse_schedule(self.hard_quantile)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training ready to start: its images, its configuration, its teacher, and what is odd about them."""
+
+    dataset: Dataset
+    split: Split
+    config: RunConfig
+    teacher: Path
+    labelled: Dataset | None
+    warnings: tuple[str, ...] = ()
+
+
+def plan(data: Path, options: TrainOptions, device: str) -> Plan:
+    """Read the data set, split it, and work the options out.
+
+    Raises:
+        DataError: the data set does not do.
+        InputError, RunError: an option does not do.
+    """
+    dataset = read_dataset(data)
+    split = split_good(dataset, options.validation, options.seed, options.group)
+    path, name, digest = find_teacher(options.size, options.teacher)
+    teacher, size, _ = load_teacher(path)
+    if size != options.size:
+        raise RunError(f"{path}: is a teacher of size '{size}', not '{options.size}'")
+    nano = options.size == "n"
+    rate = options.rate or (NANO_RATE if nano else PAPER_RATE)
+    height, width = options.image_size
+    images = len(split.train)
+    labelled = read_dataset(options.labelled) if options.labelled else None
+    config = RunConfig(
+        size=options.size,
+        data=str(data.resolve()),
+        teacher=name,
+        teacher_sha256=digest,
+        preprocess=PreprocessSpec(height=height, width=width),
+        padded=options.padding,
+        teacher_channels=teacher.out_channels,
+        steps=_steps(options, images, nano),
+        batch=options.batch,
+        rate=rate,
+        autoencoder_rate=(options.autoencoder_rate or rate) if options.optimizers == "separate" else None,
+        weight_decay=options.weight_decay,
+        decay_at=options.decay_at,
+        hard_quantile=options.hard_quantile,
+        validation=options.validation,
+        group=options.group,
+        penalty=_penalty(options.penalty),
+        precision=_precision(options.precision, device),
+        score=options.score,
+        mix=options.mix,
+        patience=options.patience,
+        labelled=str(options.labelled.resolve()) if options.labelled else None,
+        evaluate_every=_evaluate_every(options, images),
+        keep=options.keep,
+        budget=options.budget,
+        seed=options.seed,
+    )
+    return Plan(dataset, split, config, path, labelled, tuple(_warnings(dataset, split, config, labelled)))
+
+
+def parse_budget(text: str) -> float:
+    """Read ``90s``, ``10m`` or ``1.5h`` as seconds.
+
+    Raises:
+        InputError: the text is none of these.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text.strip())
+    if match is None or float(match.group(1)) == 0:
+        raise InputError(f"the budget '{text}' is not a time like 90s, 10m or 1.5h")
+    return float(match.group(1)) * _UNITS[match.group(2)]
+
+
+def steps_of_epochs(epochs: int, images: int, batch: int) -> int:
+    """How many steps show every image ``epochs`` times."""
+    return math.ceil(epochs * images / batch)
+
+
+def _warnings(dataset: Dataset, split: Split, config: RunConfig, labelled: Dataset | None) -> list[str]:
+    found = [f"{p} repeats another image and is left out" for p in split.duplicates]
+    found += [f"{p} is a test image too and is left out of the training" for p in split.leaking]
+    if config.penalty is None:
+        found.append(
+            "without penalty images the student is not kept from imitating the teacher on anything but good parts"
+        )
+    if labelled is not None and labelled.root.resolve() == dataset.root.resolve() and config.keep == "best":
+        found.append(
+            f"the nets are chosen on the test images of {dataset.root}: figures measured on these will be too good"
+        )
+    return found
+
+
+def _steps(options: TrainOptions, images: int, nano: bool) -> int:
+    if options.epochs:
+        return steps_of_epochs(options.epochs, images, options.batch)
+    # With a budget this number stands in until the speed has been measured.
+    return options.steps or (NANO_STEPS if nano else PAPER_STEPS)
+
+
+def _evaluate_every(options: TrainOptions, images: int) -> int:
+    if isinstance(options.evaluate_every, int):
+        return options.evaluate_every
+    epoch = steps_of_epochs(1, images, options.batch)
+    return epoch * math.ceil(MIN_STEPS_BETWEEN / epoch)
+
+
+def _penalty(text: str) -> str | None:
+    if text == "none":
+        return None
+    return text if text == GENERATED else str(Path(text).resolve())
+
+
+def _precision(wanted: Literal["auto", "fp32", "bf16"], device: str) -> Literal["fp32", "bf16"]:
+    if wanted != "auto":
+        return wanted
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Emulated, bf16 convolutions are slower than float32 ones.
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() else "fp32"
