@@ -7,6 +7,8 @@ move a defect by up to 20 px. Everything that draws a map or compares it with a 
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,6 +20,9 @@ RECEPTIVE_FIELD = 33
 STRIDE = 4
 """Of the patch description networks of all sizes (arXiv 2303.14535, Tables 6 and 7): convolutions of 4, 4,
 3 and 4 pixels, and two 2x2 poolings after the first two, unpadded."""
+
+Border: TypeAlias = Literal["repeat", "zero"]
+"""What is drawn where no cell lies: the outermost cells' values again, or zeros."""
 
 
 def cell_centres(cells: int, pixels: int) -> tuple[float, float]:
@@ -53,12 +58,15 @@ def inspected_region(spec: PreprocessSpec, height: int, width: int) -> Roi:
     return roi
 
 
-def place_map(anomaly_map: FloatArray, spec: PreprocessSpec, height: int, width: int) -> FloatArray:
+def place_map(
+    anomaly_map: FloatArray, spec: PreprocessSpec, height: int, width: int, border: Border = "repeat"
+) -> FloatArray:
     """An anomaly map, ``float32 hxw``, at the camera image's own resolution.
 
     Returns ``float32`` of the size of :func:`inspected_region` for a ``height`` x ``width`` image: bilinear
     between the cells' centres; towards the border, where no cell's centre lies, the outermost cells are
-    repeated.
+    repeated. With the border ``zero`` they are repeated for half a cell and zeros follow, the ring of 14 px
+    of an unpadded network's input (anomalib's ``pad_maps`` makes one); maps that fill the image have none.
 
     Raises:
         InputError: the map is not a non-empty matrix, or the region of interest lies outside the image.
@@ -67,19 +75,33 @@ def place_map(anomaly_map: FloatArray, spec: PreprocessSpec, height: int, width:
         raise InputError(f"an anomaly map of shape {anomaly_map.shape} cannot be placed, expected hxw")
     region = inspected_region(spec, height, width)
     rows, columns = anomaly_map.shape
-    low, high, part = _neighbours(columns, spec.width, region.width)
+    x, y = _positions(columns, spec.width, region.width), _positions(rows, spec.height, region.height)
+    low, high, part = _neighbours(x, columns)
     wide = anomaly_map[:, low] * (1 - part) + anomaly_map[:, high] * part
-    low, high, part = _neighbours(rows, spec.height, region.height)
-    return np.asarray(wide[low] * (1 - part)[:, None] + wide[high] * part[:, None], np.float32)
+    low, high, part = _neighbours(y, rows)
+    placed = np.asarray(wide[low] * (1 - part)[:, None] + wide[high] * part[:, None], np.float32)
+    if border == "zero":
+        placed[_beyond(y, rows), :] = 0
+        placed[:, _beyond(x, columns)] = 0
+    return placed
+
+
+def _positions(cells: int, pixels: int, size: int) -> npt.NDArray[np.float64]:
+    """Where each of ``size`` output pixels lies among the cells, whose centres are 0, 1, …"""
+    first, step = cell_centres(cells, pixels)
+    # Resizing maps pixel edges to pixel edges, so centres are shifted by half a pixel on both sides.
+    return np.asarray(((np.arange(size) + 0.5) * (pixels / size) - 0.5 - first) / step, np.float64)
+
+
+def _beyond(position: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.bool_]:
+    """Which positions lie in no cell; a cell reaches half a step to each side of its centre."""
+    return np.asarray((position < -0.5) | (position > cells - 0.5), np.bool_)
 
 
 def _neighbours(
-    cells: int, pixels: int, size: int
+    position: npt.NDArray[np.float64], cells: int
 ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp], FloatArray]:
-    """For each of ``size`` output pixels: the two nearest cells and the second one's weight."""
-    first, step = cell_centres(cells, pixels)
-    # Resizing maps pixel edges to pixel edges, so centres are shifted by half a pixel on both sides.
-    inputs = (np.arange(size) + 0.5) * (pixels / size) - 0.5
-    position = np.clip((inputs - first) / step, 0, cells - 1)
+    """For each position: the two nearest cells and the second one's weight."""
+    position = np.clip(position, 0, cells - 1)
     low = np.floor(position).astype(np.intp)
     return low, np.minimum(low + 1, cells - 1), (position - low).astype(np.float32)

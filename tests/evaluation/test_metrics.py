@@ -11,14 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import f1_score, roc_auc_score
 
-from edge_ad.evaluation.metrics import (
-    INTEGRATION_LIMIT,
-    Mask,
-    best_f1,
-    image_auroc,
-    image_roc,
-    pixel_metrics,
-)
+from edge_ad.evaluation.metrics import best_f1, image_ap, image_auroc, image_roc
+from edge_ad.evaluation.pixels import INTEGRATION_LIMIT, Mask, pixel_metrics
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.types import FloatArray
 
@@ -169,10 +163,16 @@ def test_image_auroc_counts_ties_as_a_half() -> None:
     assert image_auroc([5, 5, 5], [False, True, True]) == pytest.approx(0.5)
 
 
+def test_average_precision_by_hand() -> None:
+    # From the top: defect (precision 1), good, defect (2/3); each defect adds a step of recall of a half.
+    assert image_ap([4, 3, 2, 1], [True, False, True, False]) == pytest.approx((1 + 2 / 3) / 2)
+
+
 @pytest.mark.parametrize("defect", [False, True])
 def test_one_class_gives_no_metric(defect: bool) -> None:
     scores, defects = [0.1, 0.2, 0.3], [defect] * 3
     assert image_auroc(scores, defects) is None
+    assert image_ap(scores, defects) is None
     assert best_f1(scores, defects) is None
     assert image_roc(scores, defects) is None
     assert image_auroc([], []) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -9,21 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edge_ad.data import TestImage as LabelledImage
 from edge_ad.data import read_dataset
+from edge_ad.evaluation.charts import histogram, roc_picture
 from edge_ad.evaluation.evaluate import Evaluation, evaluate, measure
 from edge_ad.evaluation.pictures import (
     PANEL_SIDE,
     colour_level,
     contact_sheet,
-    histogram,
+    look_first_sheet,
+    look_of,
     overlay,
-    roc_picture,
     write_pictures,
 )
 from edge_ad.evaluation.scorer import Subject, open_subject
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.images import list_images, read_image
-from tests.evaluation.conftest import HEIGHT, SPOT, WIDTH, run
+from tests.evaluation.conftest import HEIGHT, SPOT, WIDTH, call
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def result(subject: Subject, labelled_data: Path) -> Evaluation:
 
 def test_the_hot_spot_is_the_defect(subject: Subject, result: Evaluation) -> None:
     scored = next(s for s in result.images if s.image.kind == "spot")
-    picture = overlay(scored, subject.preprocess, result.calibrated.threshold)
+    picture = overlay(scored, subject.preprocess, look_of(result))
     scale = PANEL_SIDE / WIDTH
     top = picture.shape[0] - round(HEIGHT * scale)
     heat = picture[top:, PANEL_SIDE + 6 : 2 * PANEL_SIDE + 6].astype(int)
@@ -67,7 +70,7 @@ def test_colours_mean_the_same_in_all_pictures() -> None:
 
 
 def test_the_folder_is_complete(tiny_bundle: Path, labelled_data: Path, tmp_path: Path) -> None:
-    done = run("evaluate", tiny_bundle, labelled_data, "-o", tmp_path / "out", "--threads", "1")
+    done = call("evaluate", tiny_bundle, labelled_data, "-o", tmp_path / "out", "--threads", "1")
     assert done.returncode == 0, done.stderr
     overlays = sorted((tmp_path / "out" / "overlays").rglob("*.png"))
     assert [p.relative_to(tmp_path / "out" / "overlays").as_posix() for p in overlays] == sorted(
@@ -75,9 +78,11 @@ def test_the_folder_is_complete(tiny_bundle: Path, labelled_data: Path, tmp_path
     )
     for path in [*overlays, *list_images(tmp_path / "out")]:
         assert read_image(path).std() > 5, path
-    assert {p.name for p in list_images(tmp_path / "out")} == {"histogram.png", "roc.png", "mistakes.png"}
+    assert {p.name for p in list_images(tmp_path / "out")} == {
+        "histogram.png", "roc.png", "mistakes.png", "look_first.png",
+    }  # fmt: skip
     assert len(json.loads((tmp_path / "out" / "evaluation.json").read_text())["images"]) == 11
-    again = run("evaluate", tiny_bundle, labelled_data, "-o", tmp_path / "out")
+    again = call("evaluate", tiny_bundle, labelled_data, "-o", tmp_path / "out")
     assert again.returncode == 1 and "not an empty folder" in again.stderr
 
 
@@ -86,20 +91,17 @@ def test_a_failure_leaves_no_folder(
 ) -> None:
     images = list(result.images)
     last = images[-1]
-    gone = type(last.image)(tmp_path / "gone.png", last.image.kind, None)
-    images[-1] = type(last)(gone, *(getattr(last, n) for n in _FIELDS))
+    gone = LabelledImage(tmp_path / "gone.png", last.image.kind)
+    images[-1] = dataclasses.replace(last, image=gone)
     with pytest.raises(InputError, match=r"gone\.png"):
         broken = measure(images, subject.preprocess, subject.scorer.calibration)
         write_pictures(tmp_path / "out", broken, subject.preprocess)
     assert list(tmp_path.iterdir()) == []
 
 
-_FIELDS = ("height", "width", "anomaly_map", "score", "verdict", "seconds")
-
-
 def test_the_sheet_shows_mistakes_or_the_closest(subject: Subject, result: Evaluation) -> None:
     scored = next(s for s in result.images if s.mistaken)
-    one = overlay(scored, subject.preprocess, result.calibrated.threshold)
+    one = overlay(scored, subject.preprocess, look_of(result))
     sheet = contact_sheet(result, subject.preprocess)
     # One mistake, one picture, with six pixels around it and a title above.
     assert np.array_equal(sheet[-6 - one.shape[0] : -6, 6 : 6 + one.shape[1]], one)
@@ -115,3 +117,43 @@ def test_one_class_has_a_histogram_but_no_roc(subject: Subject, result: Evaluati
     assert roc_picture(only_good) is None
     assert histogram(only_good).std() > 5
     assert histogram(measure(good[:1], subject.preprocess, subject.scorer.calibration)).std() > 5
+
+
+def test_look_first_shows_high_good_ones_beside_low_defects(subject: Subject, result: Evaluation) -> None:
+    good, defects = result.look_first()
+    assert [s.score for s in good] == sorted((s.score for s in good), reverse=True) and len(good) == 5
+    # "faint" is a good part in truth: the first defect that a person should look at.
+    assert defects[0].image.kind == "faint" and len(defects) == 6
+    assert [s.image.path for s in result.look_first(2)[0]] == [s.image.path for s in good[:2]]
+    sheet = look_first_sheet(result, subject.preprocess, 3)
+    assert sheet is not None
+    look = look_of(result)
+    for column, shown in ((0, good), (1, defects)):
+        for row in range(3):
+            one = overlay(shown[row], subject.preprocess, look, 256)
+            height, width = one.shape[:2]
+            y, x = 34 + 6 + row * (height + 12), 6 + column * (width + 12)
+            assert np.array_equal(sheet[y : y + height, x : x + width], one)
+    only_good = [s for s in result.images if not s.image.defect]
+    assert (
+        look_first_sheet(
+            measure(only_good, subject.preprocess, subject.scorer.calibration), subject.preprocess
+        )
+        is None
+    )
+
+
+def test_scores_without_a_threshold_are_drawn_too(
+    subject: Subject, labelled_data: Path, tmp_path: Path
+) -> None:
+    mean = evaluate(subject.scorer, subject.preprocess, read_dataset(labelled_data), score="mean")
+    look = look_of(mean)
+    # The colours' middle is the good images' median peak: the defects' peaks lie above, no line is drawn.
+    peaks = sorted(float(s.anomaly_map.max()) for s in mean.images if not s.image.defect)
+    assert (look.level, look.threshold, look.contour) == (peaks[2], None, False)
+    write_pictures(tmp_path / "out", mean, subject.preprocess)
+    names = {p.name for p in list_images(tmp_path / "out")}
+    assert names == {"histogram.png", "roc.png", "look_first.png"}
+    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["outcome"] is None
+    with pytest.raises(InputError, match="threshold"):
+        contact_sheet(mean, subject.preprocess)

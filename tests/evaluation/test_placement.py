@@ -72,6 +72,27 @@ def test_the_border_repeats_the_outermost_cells() -> None:
     assert constant == pytest.approx(np.float32(0.7))
 
 
+def test_a_zero_border_lies_beyond_the_outermost_cells_only() -> None:
+    cells = np.full((56, 56), 0.7, np.float32)
+    placed = place_map(cells, PreprocessSpec(256, 256), 256, 256, "zero")
+    # The first cell's centre is 16 and it reaches half a step of 4 px to each side: 14 to 238.
+    inside = np.zeros((256, 256), bool)
+    inside[14:239, 14:239] = True
+    assert np.array_equal(placed != 0, inside)
+    assert placed[inside] == pytest.approx(0.7)
+    twice = place_map(cells, PreprocessSpec(256, 256), 512, 256, "zero")
+    assert np.flatnonzero(twice[:, 100]).tolist() == list(range(29, 477))
+    # Tiles fill the image, so there is nothing beyond them.
+    tiles = np.full((64, 64), 0.7, np.float32)
+    for size in (64, 100, 256, 1000):
+        assert place_map(tiles, PreprocessSpec(256, 256), size, size, "zero").min() > 0
+    values = np.random.default_rng(1).random((56, 56)).astype(np.float32)
+    repeated = place_map(values, PreprocessSpec(256, 256), 256, 256)
+    assert np.array_equal(
+        place_map(values, PreprocessSpec(256, 256), 256, 256, "zero")[inside], repeated[inside]
+    )
+
+
 def test_scale_region_and_aspect_are_undone() -> None:
     spec = PreprocessSpec(height=128, width=256, roi=Roi(100, 50, 512, 512))
     cells = np.zeros((24, 56), np.float32)
