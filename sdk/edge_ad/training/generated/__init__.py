@@ -15,7 +15,7 @@ from edge_ad.training.generated.kinds import KINDS, Kind
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.types import Image
 
-__all__ = ["KINDS", "Kind", "generated_image"]
+__all__ = ["KINDS", "Kind", "generated_image", "photograph"]
 
 _SMALLEST = 16
 _CUMULATIVE = np.cumsum([kind.share for kind in KINDS])

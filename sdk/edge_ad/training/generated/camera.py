@@ -21,7 +21,7 @@ def photograph(rng: np.random.Generator, scene: FloatArray) -> Image:
         scene = scene * (1 + grain * np.float32(rng.exponential(0.02)))
     mean, deviation = cv2.meanStdDev(scene.reshape(-1, 1))
     # Mean and contrast are spread as photographs are.
-    contrast = np.float32(0.22 * np.exp(0.3 * rng.standard_normal()) / max(deviation.item(), 1e-4))
+    contrast = np.float32(0.235 * np.exp(0.3 * rng.standard_normal()) / max(deviation.item(), 1e-4))
     level = np.float32(rng.normal(0.45, 0.11))
     picture = (scene - mean.item()) * contrast + level
     return np.asarray((picture * 255).clip(0, 255), np.uint8)
@@ -30,12 +30,12 @@ def photograph(rng: np.random.Generator, scene: FloatArray) -> Image:
 def _focus(rng: np.random.Generator, scene: FloatArray) -> FloatArray:
     """Blur as lenses do: none, even, or more in some places."""
     choice = rng.random()
-    if choice < 0.3:
+    if choice < 0.2:
         return scene
-    sigma = float(np.exp(rng.uniform(np.log(0.4), np.log(2.5))))
+    sigma = float(np.exp(rng.uniform(np.log(0.4), np.log(3.0))))
     soft = np.asarray(cv2.GaussianBlur(scene, (0, 0), sigma), np.float32)
     if choice < 0.75:
         return soft
     height, width = scene.shape[:2]
     depth = octaves(rng, height, width, 2.0, 2, 4)[..., None]
-    return scene + (soft - scene) * (0.5 + 2 * depth).clip(0, 1)
+    return np.asarray(scene + (soft - scene) * (0.5 + 2 * depth).clip(0, 1), np.float32)

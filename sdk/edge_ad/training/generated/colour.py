@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from edge_ad_runtime.types import FloatArray
 
@@ -20,7 +21,7 @@ class Palette:
         grey = rng.random() < 0.15
         saturation = 0.02 if grey else 0.16 * np.exp(0.6 * rng.standard_normal())
         self._scale = np.array([self._spread, saturation, 0.5 * saturation], np.float32)
-        self._cast = np.array([0.0, *(0.7 * rng.standard_normal(2))], np.float32) * self._scale
+        self._cast = np.array([0.0, *(rng.normal(0.35, 0.8), rng.normal(0, 0.7))], np.float32) * self._scale
 
     def colours(self, count: int) -> FloatArray:
         """``count`` colours, ``float32 count x 3`` RGB; positive, median intensity about 0.35."""
@@ -34,7 +35,7 @@ class Palette:
         return np.asarray(colours * np.exp((draws * self._scale * distance) @ _AXES), np.float32)
 
     @staticmethod
-    def _rgb(axes: FloatArray) -> FloatArray:
+    def _rgb(axes: npt.NDArray[np.floating]) -> FloatArray:
         return np.asarray(0.35 * np.exp((axes @ _AXES).clip(-2.5, 1.2)), np.float32)
 
 

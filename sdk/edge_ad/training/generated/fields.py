@@ -27,7 +27,7 @@ def enlarge(field: FloatArray, height: int, width: int) -> FloatArray:
 def white(rng: np.random.Generator, shape: tuple[int, ...]) -> FloatArray:
     """White noise of mean 0 and deviation 1; ``float32``, uniform in 256 steps, which is cheap to draw."""
     count = int(np.prod(shape))
-    noise = np.frombuffer(rng.bytes(count), np.uint8).astype(np.float32)
+    noise: FloatArray = np.frombuffer(rng.bytes(count), np.uint8).astype(np.float32)
     noise -= np.float32(127.5)
     noise *= np.float32(1 / 73.9)
     return noise.reshape(shape)
@@ -142,7 +142,7 @@ def cells(rng: np.random.Generator, height: int, width: int) -> FloatArray:
         seeds, cv2.DIST_L2, cv2.DIST_MASK_5, labelType=cv2.DIST_LABEL_PIXEL
     )
     domed = -standardize(np.asarray(distance, np.float32))
-    flat = np.take(rng.standard_normal(int(labels.max()) + 1, np.float32), labels)
+    flat = np.take(rng.standard_normal(int(labels.max()) + 1, np.float32), np.asarray(labels, np.int32))
     mix = np.float32(rng.random())
     return standardize(mix * flat + (1 - mix) * domed)
 
@@ -169,7 +169,7 @@ def network_features(rng: np.random.Generator, height: int, width: int, channels
     arXiv 2106.05963, section on StyleGAN).
     """
     cells, side = 4, min(height, width)
-    exponent = rng.uniform(0.6, 1.3)
+    exponent = rng.uniform(0.9, 1.7)
     slope = np.float32(rng.uniform(0.05, 0.4))
     state = rng.standard_normal((cells, cells, channels), np.float32)
     while True:
@@ -182,7 +182,7 @@ def network_features(rng: np.random.Generator, height: int, width: int, channels
         state = np.maximum(state, slope * state)
         state *= 1 / max(float(state.std()), 1e-6)
         if cells >= side:
-            return state
+            return np.asarray(state, np.float32)
         cells = min(2 * cells, side)
 
 
@@ -203,4 +203,10 @@ _CUMULATIVE = np.cumsum([weight for _, weight in FIELDS]) / sum(weight for _, we
 def any_field(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     """One of :data:`FIELDS` at random."""
     make, _ = FIELDS[int(np.searchsorted(_CUMULATIVE, rng.random(), "right"))]
-    return make(rng, height, width)
+    field = make(rng, height, width)
+    if rng.random() < 0.6:
+        # Contrast that varies from place to place gives natural, heavy-tailed statistics (Wainwright and
+        # Simoncelli 2000, Gaussian scale mixtures).
+        contrast = octaves(rng, height, width, 1.5, 2, 16)
+        field *= np.exp((np.float32(rng.uniform(0.3, 1.5)) * contrast).clip(-3, 1))
+    return field

@@ -43,7 +43,7 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     first = palette.colours(count + 1)
     second = palette.near(first, float(rng.exponential(0.8)))
     # Each leaf is painted from its first to its second colour by one of a few textures.
-    layers = 3
+    layers = 2
     owner = rng.integers(layers, size=count + 1)
     strength = rng.exponential(0.25, count + 1) * (rng.random(count + 1) < 0.8)
     weight = np.full((height, width), 0.3, np.float32)
@@ -68,7 +68,7 @@ def _shading(rng: np.random.Generator, labels: np.ndarray, count: int) -> FloatA
     distance = border_distance(labels)
     reach = np.float32(1 / np.exp(rng.uniform(np.log(1.5), np.log(12))))
     light -= np.float32(rng.exponential(0.35)) * np.exp(-distance * reach)
-    return np.exp(light.clip(-2, 1))
+    return np.asarray(np.exp(light.clip(-2, 1)), np.float32)
 
 
 def clouds(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -81,7 +81,7 @@ def clouds(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     log = np.log(palette.near(np.repeat(first, 3, 0), 1.0) / first)
     # The three noises steer luminance, yellow-blue and one free direction.
     log[0] = rng.uniform(0.3, 0.7)
-    return np.exp((noise @ log).clip(-2, 2)) * first
+    return np.asarray(np.exp((noise @ log).clip(-2, 2)) * first, np.float32)
 
 
 def textures(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -107,7 +107,7 @@ def network(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     first = palette.colours(1)
     mix = np.log(palette.near(np.repeat(first, 3, 0), 1.0) / first)
     mix[0] = rng.uniform(0.3, 0.7)
-    return np.exp((log @ mix).clip(-2, 2)) * first
+    return np.asarray(np.exp((log @ mix).clip(-2, 2)) * first, np.float32)
 
 
 def fractal(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -120,7 +120,7 @@ def fractal(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     offset = rng.uniform(-1, 1, (maps, 2))
     # The larger a map's image, the more points it gets.
     odds = np.cumsum(np.abs(np.linalg.det(linear)) + 0.02)
-    particles, rounds = 2048, 30
+    particles, rounds = 1024, 30
     choice = np.searchsorted(odds / odds[-1], rng.random((rounds, particles)))
     point = np.zeros((particles, 2))
     visited = np.empty((rounds, particles, 2))
@@ -144,7 +144,7 @@ def fractal(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     cover = 1 - np.exp(-2 * layers[..., :1])
     body = layers[..., 1:] / np.maximum(layers[..., :1], 1e-4)
     ground = ramp(any_field(rng, height, width), palette.colours(3))
-    return ground + (body - ground) * cover
+    return np.asarray(ground + (body - ground) * cover, np.float32)
 
 
 def _rotations(angle: np.ndarray) -> np.ndarray:
