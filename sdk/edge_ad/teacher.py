@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from edge_ad.checkpoint import load_module, load_tensors, save_tensors
 from edge_ad.nets.architecture import architecture
 from edge_ad.nets.pdn import Pdn
-from edge_ad_runtime.errors import RunError
+from edge_ad_runtime.errors import InputError, RunError
 
 FORMAT = "edge-ad teacher 1"
 
 
-def save_teacher(path: Path, net: Pdn, size: str, provenance: dict[str, Any]) -> None:
-    """Write a teacher file, atomically."""
+def save_teacher(
+    path: Path, net: Pdn, size: str, provenance: dict[str, Any], precision: Literal["fp32", "fp16"] = "fp32"
+) -> None:
+    """Write a teacher file, atomically; ``fp16`` halves its size and rounds the weights.
+
+    Raises:
+        InputError: a weight is not finite, or too large for fp16.
+    """
+    weights = net.state_dict()
+    if precision == "fp16":
+        weights = {k: v.half() for k, v in weights.items()}
+    bad = [k for k, v in weights.items() if not torch.isfinite(v).all()]
+    if bad:
+        raise InputError(f"{path}: the teacher's weights {', '.join(bad)} are not finite in {precision}")
     meta = {"format": FORMAT, "size": size, "channels": net.out_channels, "provenance": provenance}
-    save_tensors(path, net.state_dict(), meta)
+    save_tensors(path, weights, meta)
 
 
 def load_teacher(path: Path, padded: bool = False) -> tuple[Pdn, str, dict[str, Any]]:
-    """Read a teacher file; returns the frozen network, its size's name and its provenance.
+    """Read a teacher file; returns the frozen network (float32), its size's name and its provenance.
 
     Raises:
         RunError: the file is missing, damaged, or not a teacher.
