@@ -29,8 +29,8 @@ def cell_centres(cells: int, pixels: int) -> tuple[float, float]:
     """Centre of the first cell and distance of the cells along one axis, in pixels of the network's input.
 
     Pixel ``i`` has its centre at ``i``. An axis of ``pixels`` gives an unpadded patch description network
-    ``(pixels - 33) // 4 + 1`` cells, the first one's patch beginning at pixel 0. Any other number of cells
-    is taken as tiles of equal size that fill the axis.
+    ``(pixels - 33) // 4 + 1`` cells, the first one's patch beginning at pixel 0; a padded one has its first
+    centre on pixel 0. Any other number of cells is taken as tiles of equal size that fill the axis.
 
     Raises:
         InputError: a count is not positive.
@@ -39,8 +39,17 @@ def cell_centres(cells: int, pixels: int) -> tuple[float, float]:
         raise InputError(f"a map of {cells} cells on {pixels} px cannot be placed")
     if pixels >= RECEPTIVE_FIELD and cells == (pixels - RECEPTIVE_FIELD) // STRIDE + 1:
         return (RECEPTIVE_FIELD - 1) / 2, float(STRIDE)
+    if pixels >= RECEPTIVE_FIELD and cells == _padded_cells(pixels):
+        # The paddings of 3, 1, 3, 1 and 1 cells, each in the pixels of its layer, move the first centre to 0.
+        return 0.0, float(STRIDE)
     tile = pixels / cells
     return (tile - 1) / 2, tile
+
+
+def _padded_cells(pixels: int) -> int:
+    """Cells along an axis of a padded patch description network (arXiv 2303.14535, Table 6)."""
+    after_first = (pixels + 3 + 2) // 2
+    return (after_first + 3 + 2) // 2 - 3
 
 
 def inspected_region(spec: PreprocessSpec, height: int, width: int) -> Roi:

@@ -34,6 +34,25 @@ def test_a_cell_is_the_centre_of_the_patch_that_the_network_sees(size: str) -> N
 
 
 @pytest.mark.parametrize("size", ["n", "s", "m"])
+@pytest.mark.parametrize("pixels", [96, 97, 98, 99])
+def test_a_padded_cell_is_the_centre_of_its_patch(size: str, pixels: int) -> None:
+    net = Pdn(architecture(size).pdn.layers(1), padded=True)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.fill_(0.01)
+    image = torch.ones(1, 3, pixels, pixels, requires_grad=True)
+    out = net(image)
+    cells = out.shape[-1]
+    # In the middle, where no padding cuts the patch.
+    for row, column in [(6, 7), (cells // 2, cells // 2), (cells - 8, 10)]:
+        (gradient,) = torch.autograd.grad(out[0, 0, row, column], image, retain_graph=True)
+        ys, xs = np.nonzero(gradient[0].abs().sum(0).numpy())
+        first, step = cell_centres(cells, pixels)
+        assert (ys.min() + ys.max()) / 2 == first + step * row
+        assert (xs.min() + xs.max()) / 2 == first + step * column
+
+
+@pytest.mark.parametrize("size", ["n", "s", "m"])
 def test_the_unpadded_map_of_every_input_size_is_recognized(size: str) -> None:
     layers = architecture(size).pdn.layers(1)
     for pixels in range(RECEPTIVE_FIELD, 300):
@@ -83,7 +102,7 @@ def test_a_zero_border_lies_beyond_the_outermost_cells_only() -> None:
     twice = place_map(cells, PreprocessSpec(256, 256), 512, 256, "zero")
     assert np.flatnonzero(twice[:, 100]).tolist() == list(range(29, 477))
     # Tiles fill the image, so there is nothing beyond them.
-    tiles = np.full((64, 64), 0.7, np.float32)
+    tiles = np.full((32, 32), 0.7, np.float32)
     for size in (64, 100, 256, 1000):
         assert place_map(tiles, PreprocessSpec(256, 256), size, size, "zero").min() > 0
     values = np.random.default_rng(1).random((56, 56)).astype(np.float32)

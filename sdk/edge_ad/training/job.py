@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +38,6 @@ from edge_ad.training.options import Plan
 from edge_ad.training.points import (
     BEST,
     POINTS,
-    Validation,
     calibrate,
     evaluate_point,
     keep_point,
@@ -79,24 +80,24 @@ def train(out: Path, plan: Plan, device: str, stop: StopRequest, resume: bool) -
         RunError: ``out`` holds another run, or the teacher does not fit.
     """
     start = time.monotonic()
-    config, split = plan.config, plan.split
-    record = SplitRecord(_hashes(split.train, plan.dataset), _hashes(split.validation, plan.dataset))
-    config = _check_folder(out, config, record, resume)
-    images = training_store(split.train, config.preprocess)
-    validation = open_validation(split.validation, plan.labelled, config)
-    _decode_all([images, validation.good, *([validation.labelled] if validation.labelled else [])])
-    job = _Job(out, config, record, images, validation, device, plan.teacher)
+    config = _check_folder(out, plan.config, split_record(plan), resume)
+    trainer = Trainer(out, dataclasses.replace(plan, config=config), device)
     if not resume:
         if config.budget is not None:
-            config = msgspec.structs.replace(config, steps=job.affordable_steps(start))
-            job = _Job(out, config, record, images, validation, device, plan.teacher)
-        write_config(out, config, record)
-    seconds = job.run(start, stop)
-    if seconds is None:
+            config = msgspec.structs.replace(config, steps=trainer.affordable_steps(start))
+            trainer = Trainer(out, dataclasses.replace(plan, config=config), device)
+        write_config(out, config, trainer.split)
+    if not trainer.run(start, stop):
         return None
-    steps = job.progress.step
-    calibration = job.finish()
-    return TrainResult(calibration, steps, seconds)
+    steps = trainer.progress.step
+    calibration = trainer.finish()
+    return TrainResult(calibration, steps, trainer.progress.seconds)
+
+
+def split_record(plan: Plan) -> SplitRecord:
+    """Names and contents of the images trained on and held out."""
+    split = plan.split
+    return SplitRecord(_hashes(split.train, plan.dataset), _hashes(split.validation, plan.dataset))
 
 
 def _hashes(paths: Sequence[Path], dataset: Dataset) -> dict[str, str]:
@@ -146,35 +147,54 @@ def _load_teacher(nets: EfficientAdNets, path: Path, size: str) -> None:
     nets.teacher.load_state_dict(teacher.state_dict())
 
 
-class _Job:
+class Trainer:
     """The nets, the optimizers and the loop of one training."""
 
-    def __init__(
-        self, out: Path, config: RunConfig, split: SplitRecord, images: ImageStore, validation: Validation,
-        device: str, teacher: Path,
-    ) -> None:  # fmt: skip
-        self.out, self.config, self.split, self.validation = out, config, split, validation
-        self.images, self.device = images, torch.device(device)
+    def __init__(self, out: Path, plan: Plan, device: str) -> None:
+        """Read every image and build the nets; nothing is written yet.
+
+        Raises:
+            DataError, ImageError, RunError: see :func:`train`.
+        """
+        config = plan.config
+        self.out, self.config, self.split = out, config, split_record(plan)
+        self.device = torch.device(device)
+        self.images = training_store(plan.split.train, config.preprocess)
+        self.validation = open_validation(plan.split.validation, plan.labelled, config)
+        labelled = [self.validation.labelled] if self.validation.labelled else []
+        _decode_all([self.images, self.validation.good, *labelled])
         torch.manual_seed(config.seed)
         self.nets = build_nets(config)
-        _load_teacher(self.nets, teacher, config.size)
+        _load_teacher(self.nets, plan.teacher, config.size)
         self.nets.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = _optimizers(self.nets, config)
         self.schedule = parse_schedule(config.hard_quantile)
-        self.feed = Feed(config, images, open_penalty(config))
+        self.feed = Feed(config, self.images, open_penalty(config))
         self.progress = Progress(0, config.steps)
+
+    def prepare(self) -> None:
+        """Teacher statistics; after this the steps can run."""
+        fit_teacher_statistics(self.nets, self.images)
+        self.nets.train()
+
+    @contextlib.contextmanager
+    def steps(self) -> Iterator[Callable[[int], Losses]]:
+        """A function that does a step, with the images of the next ones made ahead."""
+        clean = CleanCache(self.nets, self.images)
+        with Ahead(self.feed.make) as ahead:
+            yield lambda step: self._step(ahead.get(step), clean, step)
 
     def affordable_steps(self, start: float) -> int:
         """How many steps the budget allows, measured by a few of them; the nets are of no use afterwards."""
         config = self.config
         assert config.budget is not None
-        fit_teacher_statistics(self.nets, self.images)
-        self.nets.train()
-        clean, times = CleanCache(self.nets, self.images), []
-        for step in range(_WARM_UP + _TIMED):
-            began = time.monotonic()
-            self.step(self.feed.make(step), clean, step)
-            times.append(time.monotonic() - began)
+        self.prepare()
+        times = []
+        with self.steps() as do_step:
+            for step in range(_WARM_UP + _TIMED):
+                began = time.monotonic()
+                do_step(step)
+                times.append(time.monotonic() - began)
         began = time.monotonic()
         evaluate_point(self.nets, config, self.validation, 0)
         evaluation = time.monotonic() - began
@@ -187,32 +207,31 @@ class _Job:
             )
         return int(left / each)
 
-    def run(self, start: float, stop: StopRequest) -> float | None:
-        """All steps that are left; the seconds they took, or None when stopped early (a checkpoint is written)."""
+    def run(self, start: float, stop: StopRequest) -> bool:
+        """All steps that are left; False when asked to stop before the end. A checkpoint is written either way."""
         config, checkpoint = self.config, self.out / CHECKPOINT
         if checkpoint.exists():
             self.progress = load_state(checkpoint, self.nets, self.optimizers)
             cut_metrics(self.out, self.progress.step)
         else:
             cut_metrics(self.out, -1)
-            fit_teacher_statistics(self.nets, self.images)
-        before = self.progress.seconds
-        clean = CleanCache(self.nets, self.images)
+            self.prepare()
         self.nets.train()
+        before = self.progress.seconds
         window: list[Losses] = []
         window_start = last_save = time.monotonic()
         first, end = self.progress.step, self.progress.end
         with (
             tqdm(total=end, initial=first, desc="train", unit="step") as bar,
-            Ahead(self.feed.make) as ahead,
+            self.steps() as do_step,
         ):
             while self.progress.step < self.progress.end:
                 if stop.requested:
                     self.save(before + time.monotonic() - start)
                     draw_curves(self.out)
-                    return None
+                    return False
                 step = self.progress.step
-                window.append(self.step(ahead.get(step), clean, step))
+                window.append(do_step(step))
                 step += 1
                 self.progress = msgspec.structs.replace(self.progress, step=step)
                 bar.update()
@@ -229,11 +248,10 @@ class _Job:
                         last_save = now
                     window, window_start = [], time.monotonic()
         # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
-        seconds = before + time.monotonic() - start
-        self.save(seconds)
-        return seconds
+        self.save(before + time.monotonic() - start)
+        return True
 
-    def step(self, images: StepImages, clean: CleanCache, step: int) -> Losses:
+    def _step(self, images: StepImages, clean: CleanCache, step: int) -> Losses:
         """One step; the losses without their graph."""
         config, end = self.config, self.progress.end
         # The dropout of the autoencoder draws from torch's generator.
