@@ -11,8 +11,8 @@ from torch import Tensor
 class ConvLayer:
     """A convolution and what follows it.
 
-    ``weight`` is ``float32 OxIxkxk``, ``bias`` ``float32 O``; ``pool`` is the 2x2 average pooling after the
-    ReLU, padded by ``pool_padding``.
+    ``weight`` is ``float32 OxIxkxk``, ``bias`` ``float32 O``; ``padding`` is of zeros, or repeats the border
+    where ``replicate`` is set; ``pool`` is the 2x2 average pooling after the ReLU, padded by ``pool_padding``.
     """
 
     weight: Tensor
@@ -22,6 +22,7 @@ class ConvLayer:
     relu: bool = True
     pool: bool = False
     pool_padding: int = 0
+    replicate: bool = False
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,9 @@ class FusedNets(nn.Module):
         last, kernel = nets.decoder[-1].layer, student[-1].weight.shape[-1]
         self.unfold = last.weight.shape[-1] if kernel == 1 else 1
         spare = 0 if kernel == 1 else kernel - last.weight.shape[-1]
+        # The spare columns meet zero weights only: what fills them does not matter.
         self.margin = (last.padding, last.padding + spare) * 2
+        self.margin_mode = "replicate" if last.replicate else "constant"
         self.register_buffer("white", torch.full((1, *nets.input_size, 1), _WHITE, dtype=torch.uint8), False)
         self.white: Tensor
 
@@ -65,7 +67,7 @@ class FusedNets(nn.Module):
             if size is not None:
                 x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
             x = step(x)
-        x = _unfolded(F.pad(x, self.margin), self.unfold)
+        x = _unfolded(F.pad(x, self.margin, self.margin_mode), self.unfold)
         map_st = _mean_square(self.difference_st(torch.cat((teacher, student), 1)))
         map_ae = _mean_square(self.difference_ae(torch.cat((x, student), 1)))
         return map_st, map_ae
@@ -83,7 +85,8 @@ class _Chain(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList()
         for layer in layers:
-            self.layers.append(_conv(layer.weight, layer.bias, layer.stride, layer.padding))
+            mode = "replicate" if layer.replicate else "zeros"
+            self.layers.append(_conv(layer.weight, layer.bias, layer.stride, layer.padding, mode))
             if layer.relu:
                 self.layers.append(nn.ReLU())
             if layer.pool:
@@ -95,9 +98,9 @@ class _Chain(nn.Module):
         return x
 
 
-def _conv(weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0) -> nn.Conv2d:
+def _conv(weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0, mode: str = "zeros") -> nn.Conv2d:
     out, width, kernel = weight.shape[:3]
-    conv = nn.Conv2d(width, out, kernel, stride=stride, padding=padding)
+    conv = nn.Conv2d(width, out, kernel, stride=stride, padding=padding, padding_mode=mode)
     conv.load_state_dict({"weight": weight, "bias": bias})
     return conv
 

@@ -43,4 +43,5 @@ def _layer(module: nn.Module, relu: bool, pool: bool = False, pool_padding: int 
     assert isinstance(module, nn.Conv2d) and module.bias is not None
     stride, padding = module.stride[0], int(module.padding[0])
     weight, bias = (t.detach().cpu().float() for t in (module.weight, module.bias))
-    return ConvLayer(weight, bias, stride, padding, relu, pool, pool_padding if pool else 0)
+    replicate = module.padding_mode == "replicate"
+    return ConvLayer(weight, bias, stride, padding, relu, pool, pool_padding if pool else 0, replicate)

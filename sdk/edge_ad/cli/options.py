@@ -7,7 +7,9 @@ import re
 import click
 import torch
 
-from edge_ad_runtime.errors import InputError
+from edge_ad.devices import resolve_device
+
+__all__ = ["image_size", "job_threads", "resolve_device"]
 
 
 def image_size(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, int]:
@@ -17,21 +19,6 @@ def image_size(_ctx: click.Context, _param: click.Parameter, value: str) -> tupl
         raise click.BadParameter(f"'{value}' is not SIDE or WIDTHxHEIGHT, like 256 or 512x256")
     width = int(match.group(1))
     return int(match.group(2) or width), width
-
-
-def resolve_device(name: str) -> str:
-    """``auto`` becomes CUDA where there is one.
-
-    Raises:
-        InputError: the device is unknown or not there.
-    """
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if name not in ("cpu", "cuda"):
-        raise InputError(f"device '{name}' is unknown; use auto, cpu or cuda")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("there is no CUDA device here (or torch was built without CUDA); use --device cpu")
-    return name
 
 
 def job_threads(threads: int | None) -> None:

@@ -49,13 +49,15 @@ class AutoencoderSpec:
     """The autoencoder: five strided convolutions, a latent one, and a decoder of resize and convolve.
 
     ``decoder_steps`` is how many of the paper's six decoder steps stand before the final resize to the
-    map's size.
+    map's size. The last ``replicated`` convolutions pad by repeating the border instead of with zeros: zeros
+    leave a frame in the output that the student, which does not know where a patch lies, cannot imitate.
     """
 
     encoder: tuple[int, int, int, int, int]
     latent: int
     decoder: int
     decoder_steps: int = 6
+    replicated: int = 0
     dropout: float = 0.2
 
 
@@ -86,7 +88,9 @@ SIZES: dict[str, Architecture] = {
             ),
             head=(ConvSpec(0, 4, relu=False),),
         ),
-        autoencoder=AutoencoderSpec(encoder=(16, 32, 32, 64, 64), latent=64, decoder=32, decoder_steps=4),
+        autoencoder=AutoencoderSpec(
+            encoder=(16, 32, 32, 64, 64), latent=64, decoder=32, decoder_steps=4, replicated=2
+        ),
         teacher_channels=64,
         shared_layers=2,
     ),

@@ -40,12 +40,13 @@ class Autoencoder(nn.Module):
             width = out
         self.encoder.append(nn.Conv2d(width, spec.latent, LATENT_KERNEL))
         self.decoder = nn.ModuleList()
-        width = spec.latent
-        for _ in self.sizes:
-            self.decoder.append(nn.Conv2d(width, spec.decoder, 4, padding=2))
-            width = spec.decoder
-        self.decoder.append(nn.Conv2d(width, spec.decoder, 3, padding=1))
-        self.decoder.append(nn.Conv2d(spec.decoder, channels, 3, padding=1))
+        widths = [spec.latent, *[spec.decoder] * (len(self.sizes) + 1), channels]
+        kernels = [(4, 2)] * len(self.sizes) + [(3, 1)] * 2
+        for i, (kernel, padding) in enumerate(kernels):
+            mode = "replicate" if i >= len(kernels) - spec.replicated else "zeros"
+            self.decoder.append(
+                nn.Conv2d(widths[i], widths[i + 1], kernel, padding=padding, padding_mode=mode)
+            )
 
     def forward(self, image: Tensor) -> Tensor:
         out: Tensor = self.decoder[-1](self.hidden(image))
