@@ -19,6 +19,8 @@ from edge_ad.training.generated.fields import (
 from edge_ad.training.generated.shapes import border_distance, power_law, stack_shapes
 from edge_ad_runtime.types import FloatArray
 
+_LETTERS = np.array(list(string.ascii_letters + string.digits))
+
 
 @dataclass(frozen=True)
 class Kind:
@@ -33,9 +35,9 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     """Dead leaves (Lee, Mumford, Huang 2001), each with its colours, its texture and its shading."""
     side = min(height, width)
     palette = Palette(rng)
-    smallest = side * np.exp(rng.uniform(np.log(0.006), np.log(0.08)))
+    smallest = side * np.exp(rng.uniform(np.log(0.01), np.log(0.12)))
     largest = side * rng.uniform(0.15, 0.6)
-    count = int(np.exp(rng.uniform(np.log(15), np.log(350))))
+    count = int(np.exp(rng.uniform(np.log(6), np.log(250))))
     radii = power_law(rng, count, float(smallest), float(max(largest, 2 * smallest)))
     if rng.random() < 0.5:
         radii = np.sort(radii)[::-1]
@@ -45,7 +47,7 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     # Each leaf is painted from its first to its second colour by one of a few textures.
     layers = 2
     owner = rng.integers(layers, size=count + 1)
-    strength = rng.exponential(0.25, count + 1) * (rng.random(count + 1) < 0.8)
+    strength = rng.exponential(0.5, count + 1)
     weight = np.full((height, width), 0.3, np.float32)
     for k in range(layers):
         gain = np.where(owner == k, strength, 0).astype(np.float32)
@@ -53,9 +55,12 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     np.clip(weight, -0.3, 1.3, weight)
     base = np.take(first, labels, axis=0)
     base += (np.take(second, labels, axis=0) - base) * weight[..., None]
-    if rng.random() < 0.7:
+    if rng.random() < 0.4:
         base *= _shading(rng, labels, count + 1)[..., None]
-    return np.maximum(base, np.float32(0.01))
+    base = np.maximum(base, np.float32(0.01))
+    if rng.random() < 0.4:
+        base = draw_marks(rng, base, palette, int(rng.integers(3, 20)))
+    return base
 
 
 def _shading(rng: np.random.Generator, labels: np.ndarray, count: int) -> FloatArray:
@@ -155,22 +160,26 @@ def _rotations(angle: np.ndarray) -> np.ndarray:
 def drawing(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     """Lines, outlines, signs and writing on a ground."""
     palette = Palette(rng)
-    ground = ramp(
-        standardize(octaves(rng, height, width, rng.uniform(0.8, 1.6))) * np.float32(rng.exponential(0.5)),
-        palette.colours(3),
-    )
+    noise = standardize(octaves(rng, height, width, rng.uniform(0.8, 1.6)))
+    ground = ramp(noise * np.float32(rng.exponential(0.5)), palette.colours(3))
+    return draw_marks(rng, ground, palette, int(rng.integers(8, 50)))
+
+
+def draw_marks(rng: np.random.Generator, ground: FloatArray, palette: Palette, count: int) -> FloatArray:
+    """Draw ``count`` words, lines, ellipses and rectangles on a picture."""
     # OpenCV writes text on 8-bit images only.
-    image = (ground * 255).clip(0, 255).astype(np.uint8)
+    scale_down = np.float32(255 / max(float(ground.max()), 1.0))
+    image = (ground * scale_down).astype(np.uint8)
+    height, width = image.shape[:2]
     side = min(height, width)
-    inks = palette.colours(4) * 255
-    letters = np.array(list(string.ascii_letters + string.digits))
-    for _ in range(int(rng.integers(8, 50))):
+    inks = (palette.colours(4) * scale_down).clip(0, 255)
+    for _ in range(count):
         ink = inks[rng.integers(4)].tolist()
         at = rng.integers(-side // 8, [width, height]).tolist()
         thickness = int(rng.integers(1, 2 + side // 64))
         what = rng.integers(4)
         if what == 0:
-            text = "".join(rng.choice(letters, int(rng.integers(1, 9))))
+            text = "".join(rng.choice(_LETTERS, int(rng.integers(1, 9))))
             scale = side / 256 * float(np.exp(rng.uniform(-1.2, 1.0)))
             cv2.putText(image, text, at, int(rng.integers(8)), scale, ink, thickness)
         elif what == 1:
@@ -183,7 +192,7 @@ def drawing(rng: np.random.Generator, height: int, width: int) -> FloatArray:
         else:
             to = (at + rng.normal(0, side / 4, 2)).astype(int).tolist()
             cv2.rectangle(image, at, to, ink, thickness if rng.random() < 0.7 else cv2.FILLED)
-    return image.astype(np.float32) * np.float32(1 / 255)
+    return image.astype(np.float32) / scale_down
 
 
 def relief(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -235,13 +244,13 @@ def collage(rng: np.random.Generator, height: int, width: int) -> FloatArray:
 
 
 KINDS: tuple[Kind, ...] = (
-    Kind("leaves", 0.4, leaves),
-    Kind("clouds", 0.08, clouds),
-    Kind("textures", 0.12, textures),
-    Kind("network", 0.08, network),
-    Kind("fractal", 0.06, fractal),
-    Kind("drawing", 0.06, drawing),
-    Kind("relief", 0.1, relief),
+    Kind("leaves", 0.3, leaves),
+    Kind("clouds", 0.02, clouds),
+    Kind("textures", 0.15, textures),
+    Kind("network", 0.02, network),
+    Kind("fractal", 0.1, fractal),
+    Kind("drawing", 0.25, drawing),
+    Kind("relief", 0.06, relief),
     Kind("collage", 0.1, collage),
 )
 """What :func:`~edge_ad.training.generated.generated_image` mixes; the shares add up to 1."""
