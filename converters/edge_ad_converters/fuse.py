@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,8 +86,7 @@ class _Chain(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList()
         for layer in layers:
-            mode = "replicate" if layer.replicate else "zeros"
-            self.layers.append(_conv(layer.weight, layer.bias, layer.stride, layer.padding, mode))
+            self.layers.append(_conv(layer.weight, layer.bias, layer.stride, layer.padding, layer.replicate))
             if layer.relu:
                 self.layers.append(nn.ReLU())
             if layer.pool:
@@ -98,8 +98,11 @@ class _Chain(nn.Module):
         return x
 
 
-def _conv(weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0, mode: str = "zeros") -> nn.Conv2d:
+def _conv(
+    weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0, replicate: bool = False
+) -> nn.Conv2d:
     out, width, kernel = weight.shape[:3]
+    mode: Literal["replicate", "zeros"] = "replicate" if replicate else "zeros"
     conv = nn.Conv2d(width, out, kernel, stride=stride, padding=padding, padding_mode=mode)
     conv.load_state_dict({"weight": weight, "bias": bias})
     return conv

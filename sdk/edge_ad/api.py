@@ -29,7 +29,7 @@ from edge_ad.training.job import train as train_run
 from edge_ad.training.options import TrainOptions, plan
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.errors import DataError, ImageError, RunError
-from edge_ad_runtime.images import list_images, read_image
+from edge_ad_runtime.images import is_image_path, read_image
 from edge_ad_runtime.placement import place_map
 from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
 from edge_ad_runtime.stopping import StopRequest
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 Source = Image | str | Path
-"""A camera image ``uint8 HxWx3`` RGB, an image file, or a folder of image files."""
+"""A camera image ``uint8 HxWx3`` RGB, an image file, or a folder of image files (with its subfolders)."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _images(source: Source | Iterable[Source]) -> Iterator[tuple[str, Image]]:
             yield str(number), one
             continue
         path = Path(one)
-        paths = list_images(path) if path.is_dir() else [path]
+        paths = sorted(p for p in path.rglob("*") if is_image_path(p)) if path.is_dir() else [path]
         if not paths:
             raise DataError(f"{path}: holds no images (PNG, JPEG, BMP, TIFF or WebP)")
         for file in paths:

@@ -183,8 +183,9 @@ def choose_images(run: Run, folder: Path, test: Dataset | None, seed: int) -> Im
     Raises:
         DataError: there are too few images that were not trained on.
     """
-    images = {content_hash(p): p for p in read_dataset(folder).good}
-    warnings = []
+    given = read_dataset(folder)
+    images = {content_hash(p): p for p in (*given.good, *given.validation)}
+    warnings = list(given.warnings)
     tested = set() if test is None else {content_hash(i.path) for i in test.test}
     if leaking := [p for h, p in images.items() if h in tested]:
         warnings.append(

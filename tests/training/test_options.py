@@ -165,20 +165,48 @@ def test_early_stop_ends_with_the_lower_rate(tmp_path: Path, parts: Path, random
     assert rates[6] == pytest.approx(1e-12) and rates[10] == pytest.approx(1e-13)
 
 
-def test_a_budget_chooses_the_steps_and_ends_in_time(
-    tmp_path: Path, parts: Path, random_teacher: Path
-) -> None:
-    made = run_plan(parts, random_teacher, 1, budget=25.0, evaluate_every=1000)
+class TickingClock:
+    """Virtual time: every look at it takes ``tick`` seconds, so that a step's time is known."""
+
+    def __init__(self, tick: float) -> None:
+        self.now, self.tick = 0.0, tick
+
+    def __call__(self) -> float:
+        self.now += self.tick
+        return self.now
+
+
+def test_a_budget_chooses_the_steps(tmp_path: Path, parts: Path, random_teacher: Path) -> None:
+    made = run_plan(parts, random_teacher, 1, budget=5.0, evaluate_every=1000)
     out = tmp_path / "run"
-    result = train(out, made, "cpu", StopRequest(), resume=False)
-    assert result is not None and result.steps > 5
-    assert result.seconds < 25
+    result = train(out, made, "cpu", StopRequest(), resume=False, clock=TickingClock(0.1))
+    # 33 looks at the clock are over before the steps are chosen; a step was measured at 0.1 s.
+    assert result is not None and result.steps == int((5 - 3.3) * 0.95 / 0.1 - 1)
     assert read_config(out)[0].steps == result.steps
     with pytest.raises(EdgeAdError, match="too short"):
-        train(
-            tmp_path / "short", run_plan(parts, random_teacher, 1, budget=0.01), "cpu", StopRequest(), False
-        )
+        train(tmp_path / "short", made, "cpu", StopRequest(), False, clock=TickingClock(1.0))
     assert not (tmp_path / "short").exists()
+
+
+def test_a_budget_ends_in_time_when_the_machine_gets_slower(
+    tmp_path: Path, parts: Path, random_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.training.job.REPORT_EVERY", 2)
+    clock = TickingClock(0.1)
+
+    class Slower(StopRequest):
+        @property
+        def requested(self) -> bool:
+            clock.now += 4.9
+            return False
+
+    made = run_plan(parts, random_teacher, 1, budget=100.0, evaluate_every=1000, decay_at=0.7)
+    out = tmp_path / "run"
+    result = train(out, made, "cpu", Slower(), resume=False, clock=clock)
+    assert result is not None and 10 <= result.steps < 20
+    assert result.seconds <= 100
+    rates = [line["rate"] for line in read_metrics(out) if "rate" in line]
+    assert rates[-1] == pytest.approx(made.config.rate / 10)
 
 
 def test_a_resumed_run_repeats_no_metrics(tmp_path: Path, parts: Path, random_teacher: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +45,9 @@ class Autoencoder(nn.Module):
         widths = [spec.latent, *[spec.decoder] * (len(self.sizes) + 1), channels]
         kernels = [(4, 2)] * len(self.sizes) + [(3, 1)] * 2
         for i, (kernel, padding) in enumerate(kernels):
-            mode = "replicate" if i >= len(kernels) - spec.replicated else "zeros"
+            mode: Literal["replicate", "zeros"] = (
+                "replicate" if i >= len(kernels) - spec.replicated else "zeros"
+            )
             self.decoder.append(
                 nn.Conv2d(widths[i], widths[i + 1], kernel, padding=padding, padding_mode=mode)
             )

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import msgspec
 import torch
@@ -57,6 +58,7 @@ CHECKPOINT_SECONDS = 60
 _WARM_UP, _TIMED = 3, 12
 # What a budget keeps back: steps are not the only work, and the machine may get busier.
 _RESERVE = 0.05
+Clock: TypeAlias = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -68,24 +70,26 @@ class TrainResult:
     seconds: float
 
 
-def train(out: Path, plan: Plan, device: str, stop: StopRequest, resume: bool) -> TrainResult | None:
+def train(
+    out: Path, plan: Plan, device: str, stop: StopRequest, resume: bool, clock: Clock = time.monotonic
+) -> TrainResult | None:
     """Train a run (arXiv 2303.14535, Algorithm 1) and write it to ``out``.
 
     Every random choice of step k depends on the seed and k alone, so a resumed run does the same steps as
     an uninterrupted one (but for a budget, which looks at the clock). Returns None when asked to stop before
-    the end; ``resume`` goes on from there.
+    the end; ``resume`` goes on from there. ``clock`` gives seconds.
 
     Raises:
         DataError, ImageError: the images do not do.
         RunError: ``out`` holds another run, or the teacher does not fit.
     """
-    start = time.monotonic()
+    start = clock()
     config = _check_folder(out, plan.config, split_record(plan), resume)
-    trainer = Trainer(out, dataclasses.replace(plan, config=config), device)
+    trainer = Trainer(out, dataclasses.replace(plan, config=config), device, clock)
     if not resume:
         if config.budget is not None:
             config = msgspec.structs.replace(config, steps=trainer.affordable_steps(start))
-            trainer = Trainer(out, dataclasses.replace(plan, config=config), device)
+            trainer = Trainer(out, dataclasses.replace(plan, config=config), device, clock)
         write_config(out, config, trainer.split)
     if not trainer.run(start, stop):
         return None
@@ -150,7 +154,7 @@ def _load_teacher(nets: EfficientAdNets, path: Path, size: str) -> None:
 class Trainer:
     """The nets, the optimizers and the loop of one training."""
 
-    def __init__(self, out: Path, plan: Plan, device: str) -> None:
+    def __init__(self, out: Path, plan: Plan, device: str, clock: Clock = time.monotonic) -> None:
         """Read every image and build the nets; nothing is written yet.
 
         Raises:
@@ -158,7 +162,7 @@ class Trainer:
         """
         config = plan.config
         self.out, self.config, self.split = out, config, split_record(plan)
-        self.device = torch.device(device)
+        self.device, self.clock = torch.device(device), clock
         self.images = training_store(plan.split.train, config.preprocess)
         self.validation = open_validation(plan.split.validation, plan.labelled, config)
         labelled = [self.validation.labelled] if self.validation.labelled else []
@@ -192,14 +196,14 @@ class Trainer:
         times = []
         with self.steps() as do_step:
             for step in range(_WARM_UP + _TIMED):
-                began = time.monotonic()
+                began = self.clock()
                 do_step(step)
-                times.append(time.monotonic() - began)
-        began = time.monotonic()
+                times.append(self.clock() - began)
+        began = self.clock()
         evaluate_point(self.nets, config, self.validation, 0)
-        evaluation = time.monotonic() - began
+        evaluation = self.clock() - began
         each = statistics.median(times[_WARM_UP:]) + evaluation / config.evaluate_every
-        left = (config.budget - (time.monotonic() - start)) * (1 - _RESERVE) - evaluation
+        left = (config.budget - (self.clock() - start)) * (1 - _RESERVE) - evaluation
         if left < each:
             raise RunError(
                 f"a budget of {config.budget:g} s is too short: reading the images took most of it, and a step "
@@ -219,7 +223,7 @@ class Trainer:
         self.nets.train()
         before = self.progress.seconds
         window: list[Losses] = []
-        window_start = last_save = time.monotonic()
+        window_start = last_save = self.clock()
         first, end = self.progress.step, self.progress.end
         with (
             tqdm(total=end, initial=first, desc="train", unit="step") as bar,
@@ -227,7 +231,7 @@ class Trainer:
         ):
             while self.progress.step < self.progress.end:
                 if stop.requested:
-                    self.save(before + time.monotonic() - start)
+                    self.save(before + self.clock() - start)
                     draw_curves(self.out)
                     return False
                 step = self.progress.step
@@ -237,18 +241,18 @@ class Trainer:
                 bar.update()
                 due = step % config.evaluate_every == 0 or step == self.progress.end
                 if step % REPORT_EVERY == 0 or due:
-                    now = time.monotonic()
+                    now = self.clock()
                     self.report(window, now - window_start, bar)
                     if due:
                         self.evaluate()
-                    self.hurry(before + time.monotonic() - start, step - first)
+                    self.hurry(before + self.clock() - start, step - first)
                     bar.total = self.progress.end
                     if now - last_save > CHECKPOINT_SECONDS:
                         self.save(before + now - start)
                         last_save = now
-                    window, window_start = [], time.monotonic()
+                    window, window_start = [], self.clock()
         # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
-        self.save(before + time.monotonic() - start)
+        self.save(before + self.clock() - start)
         return True
 
     def _step(self, images: StepImages, clean: CleanCache, step: int) -> Losses:

@@ -177,7 +177,8 @@ def steps_of_epochs(epochs: int, images: int, batch: int) -> int:
 
 
 def _warnings(dataset: Dataset, split: Split, config: RunConfig, labelled: Dataset | None) -> list[str]:
-    found = [f"{p} repeats another image and is left out" for p in split.duplicates]
+    found = [*dataset.warnings]
+    found += [f"{p} repeats another image and is left out" for p in split.duplicates]
     found += [f"{p} is a test image too and is left out of the training" for p in split.leaking]
     if config.penalty is None:
         found.append(
