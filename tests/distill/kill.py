@@ -35,7 +35,7 @@ def distill(pictures: Path, out: Path, looks: int | None, online: bool) -> None:
     job.REPORT_EVERY, job.CHECKPOINT_SECONDS = 2, 0
     stop: StopRequest = StopRequest()
     if looks is None:
-        job.Trainer = _DiesOnSaving  # type: ignore[misc]
+        job.Trainer = _DiesOnSaving  # type: ignore[attr-defined]
         job.CHECKPOINT_SECONDS = 1000
     else:
         stop = StopAfter(looks, kill=True)

@@ -6,6 +6,8 @@ Each part leaves what the processes saw in a file of its rank.
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +20,7 @@ from edge_ad.distill.features import Features
 from edge_ad.distill.group import Group, process_group
 from edge_ad.distill.job import distill
 from edge_ad.distill.trainer import Trainer
-from edge_ad_runtime.errors import EdgeAdError
+from edge_ad_runtime.errors import EdgeAdError, RunError
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.types import Image
 from tests.distill.common import RandomExtractor, StopAfter, small
@@ -69,6 +71,14 @@ def _failure(job: Any) -> str:
 
 def _main(folder: Path, pictures: Path) -> None:
     torch.set_num_threads(1)
+    try:
+        _together(folder, pictures)
+    except RunError as error:
+        (folder / "lost.txt").write_text(str(error))
+        raise
+
+
+def _together(folder: Path, pictures: Path) -> None:
     with process_group("cpu") as (group, device):
         extractor = RandomExtractor()
 
@@ -84,7 +94,7 @@ def _main(folder: Path, pictures: Path) -> None:
         looks = 2
         while go("broken", StopAfter(looks) if group.rank == 1 else StopRequest()) is None:
             seen["stops"] += 1
-            looks += 2
+            looks *= 2
         seen["online"] = go("online", StopRequest(), online=True, steps=2)
         seen["uneven"] = _failure(lambda: go("uneven", StopRequest(), batch=3))
         breaks = _Breaks(group.rank)
@@ -92,6 +102,11 @@ def _main(folder: Path, pictures: Path) -> None:
             lambda: distill(pictures, breaks, folder / "broke", options(), device, StopRequest(), group)
         )
         (folder / f"seen{group.rank}.json").write_text(json.dumps(seen))
+        group.agree()
+        if group.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        for _ in range(100):
+            group.agree()
 
 
 if __name__ == "__main__":

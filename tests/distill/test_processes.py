@@ -26,10 +26,12 @@ ROOT = Path(__file__).parents[2]
 
 def torchrun(*words: object) -> subprocess.Popen[str]:
     """Two processes that find each other by themselves."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *words]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    # A busy machine may need more than torchrun's 30 s between SIGTERM and SIGKILL.
+    command += ["--shutdown-timeout", "100", *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        [str(word) for word in command],
+        command,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, env=environment,
     )  # fmt: skip
 
@@ -40,7 +42,7 @@ def together(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
     folder = tmp_path_factory.mktemp("together")
     process = torchrun("-m", "tests.distill.processes", folder, pictures)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
+    assert (folder / "lost.txt").exists(), errors
     return folder
 
 
@@ -59,12 +61,7 @@ def test_two_processes_train_the_teacher_of_one(together: Path, pictures: Path, 
     lines = [json.loads((folder / "metrics.jsonl").read_text()) for folder in (tmp_path, together / "whole")]
     for key in ("train_mse", "val_mse"):
         assert lines[0][key] == pytest.approx(lines[1][key], rel=1e-3)
-    alone, shared = (
-        load_tensors(folder / "projection.safetensors")[0]
-        if False
-        else (folder / "train/00001.npy").read_bytes()
-        for folder in (tmp_path, together / "whole")
-    )
+    alone, shared = ((folder / "train/00001.npy").read_bytes() for folder in (tmp_path, together / "whole"))
     assert alone == shared
 
 
@@ -89,9 +86,12 @@ def test_errors_reach_all_processes(together: Path) -> None:
     assert seen[1]["broke"] == "ValueError: the extractor broke"
 
 
-def test_command_under_torchrun_is_stopped_by_sigterm_survives_a_lost_process_and_ends(
-    pictures: Path, tmp_path: Path
-) -> None:
+def test_a_lost_process_is_said(together: Path) -> None:
+    text = (together / "lost.txt").read_text()
+    assert text.startswith("process 0 of 2: another process has gone or cannot be reached")
+
+
+def test_command_under_torchrun_is_stopped_by_sigterm_and_goes_on(pictures: Path, tmp_path: Path) -> None:
     net = write_torchscript(tmp_path / "net.ts", Tapped(TwoLayers(40)))
     out = tmp_path / "out"
     words = [
@@ -116,17 +116,8 @@ def test_command_under_torchrun_is_stopped_by_sigterm_survives_a_lost_process_an
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert "the same command goes on" in errors, errors
-    stopped = int(load_tensors(out / "checkpoint.safetensors")[1]["step"])
-    assert stopped >= 0
-
-    # One of the two is killed: the other says so and ends.
-    process = torchrun(*words, 100_000)
-    children = wait_for_children(process)
-    time.sleep(1)
-    os.kill(children[-1], signal.SIGKILL)
-    _, errors = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "another process has gone" in errors or "closing signal SIGTERM" in errors
+    stopped = int(load_tensors(out / "checkpoint.safetensors")[1]["step"])
 
     # Both to the end.
     last = stopped + 2
@@ -134,7 +125,8 @@ def test_command_under_torchrun_is_stopped_by_sigterm_survives_a_lost_process_an
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     assert json.loads(output)["steps"] == last
-    assert len((out / "metrics.jsonl").read_text().splitlines()) >= 1
+    steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == last
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -144,14 +136,3 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"{path} does not appear")
-
-
-def wait_for_children(process: subprocess.Popen[str]) -> list[int]:
-    """The two processes that torchrun starts."""
-    for _ in range(1200):
-        assert process.poll() is None, process.communicate()[1]
-        found = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        if len(found) == 2:
-            return [int(pid) for pid in found]
-        time.sleep(0.1)
-    raise AssertionError("torchrun starts no processes")
