@@ -41,8 +41,8 @@ def image_score(combined: FloatArray, rule: ScoreRule = MAX) -> float:
     """The image's score from the combined map, ``float32 hxw``, on the network's own grid.
 
     The paper takes the maximum after bilinear enlargement; the grid's own maximum is the same peak before
-    smoothing. No border is padded or cut, so a defect at the border counts like any other. One value in the
-    map that is not finite makes the score so, by every rule.
+    smoothing. No border is padded or cut, so a defect at the border counts like any other. One cell that is
+    NaN or infinite makes the score so, by every rule.
     """
     if rule.kind == "max":
         return float(combined.max())

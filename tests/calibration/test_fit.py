@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from edge_ad_calibration.fit import (
     MIN_IMAGES,
     fit_calibration,
+    fit_mix,
     fit_quantiles,
     fit_threshold,
     score_maps,
@@ -19,6 +20,7 @@ from edge_ad_calibration.fit import (
 from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.score_rule import parse_score
 
 
 def maps_of(count: int, seed: int = 0, cells: int = 12) -> list[RawMaps]:
@@ -141,3 +143,39 @@ def test_errors() -> None:
         fit(maps_of(MIN_IMAGES - 1))
     with pytest.raises(CalibrationError, match="not a finite number"):
         fit(maps_of(MIN_IMAGES), threshold=float("nan"))
+
+
+def scattered(count: int = 12) -> list[RawMaps]:
+    """Maps whose autoencoder half scatters three times as much as the other, in units of its quantiles."""
+    rng = np.random.default_rng(5)
+    base = rng.random((20, 20)).astype(np.float32)
+    return [
+        RawMaps(base + np.float32(0.1 * rng.random()), 4 * base + np.float32(1.2 * rng.random()))
+        for _ in range(count)
+    ]
+
+
+def test_the_chosen_mix_makes_both_scatters_equal() -> None:
+    maps = scattered()
+    quantiles = fit_quantiles(maps)
+    mix = fit_mix(maps, quantiles)
+    assert mix.st > 0.6
+    spreads = [
+        mix.st * np.std(score_maps(maps, quantiles, Mix(1, 0))),
+        mix.ae * np.std(score_maps(maps, quantiles, Mix(0, 1))),
+    ]
+    assert spreads[0] == pytest.approx(spreads[1])
+    calibration = fit_calibration(maps, bundle="", source="", mix="auto")
+    assert calibration.mix == mix
+    with pytest.raises(CalibrationError, match="do not vary"):
+        fit_mix(maps[:1] * 5, quantiles)
+
+
+@pytest.mark.parametrize("score", ["max", "topk:7", "percentile:99", "mean"])
+def test_the_threshold_is_that_of_the_rule(score: str) -> None:
+    maps = scattered()
+    calibration = fit_calibration(maps, bundle="", source="", score=score)
+    scores = score_maps(maps, calibration.quantiles, calibration.mix, parse_score(score))
+    assert calibration.score == score
+    assert calibration.threshold == fit_threshold(scores)
+    assert max(scores) < calibration.threshold + 3 * np.std(scores)

@@ -20,8 +20,10 @@ from edge_ad_calibration.session import (
     recalibrate,
 )
 from edge_ad_runtime.bundle import open_bundle
+from edge_ad_runtime.calibration import Mix
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.inspector import Inspector
+from edge_ad_runtime.scoring import Verdict
 from edge_ad_runtime.types import Image
 from tests.conftest import bad_part, good_part
 
@@ -228,3 +230,17 @@ def test_honest_sessions_are_rarely_refused_for_outliers() -> None:
     rng = np.random.default_rng(6)
     refusals = sum(bool(find_outliers(rng.gumbel(0.3, 0.05, 100).tolist())) for _ in range(1000))
     assert refusals < 30
+
+
+def test_score_and_mix_change_and_stay(inspector: Inspector, history: History) -> None:
+    """Another rule comes with its own threshold, and the next recalibration keeps it."""
+    first = session(inspector, history, good(30), score="topk:4", mix=Mix(0.8, 0.2)).after
+    assert (first.score, first.mix) == ("topk:4", Mix(0.8, 0.2))
+    assert first.threshold != inspector.bundle.calibration.threshold
+    second = session(inspector, history, good(30, 2000)).after
+    assert (second.score, second.mix) == ("topk:4", Mix(0.8, 0.2))
+    judge = Inspector(inspector.bundle, second, threads=1)
+    assert judge.inspect(good_part(9)).verdict is Verdict.PASS
+    assert judge.inspect(bad_part(9)).verdict is Verdict.REJECT
+    chosen = session(inspector, history, good(30, 3000), mix="auto", score="max").after
+    assert chosen.score == "max" and 0 < chosen.mix.st < 1

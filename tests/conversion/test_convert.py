@@ -13,9 +13,13 @@ from edge_ad.cli import main
 from edge_ad.conversion import ConvertOptions, choose_images, convert
 from edge_ad.data import content_hash, read_dataset
 from edge_ad.run_folder import open_run
+from edge_ad.training.job import train
 from edge_ad_runtime.bundle import open_bundle
+from edge_ad_runtime.calibration import Mix
 from edge_ad_runtime.errors import DataError
 from edge_ad_runtime.inspector import open_inspector
+from edge_ad_runtime.stopping import StopRequest
+from tests.conftest import run_plan
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -100,6 +104,30 @@ def test_given_threshold_is_used_and_recorded(short_run: Path, parts: Path, tmp_
     )
     calibration = open_bundle(out).calibration
     assert (calibration.threshold, calibration.method, calibration.false_reject_rate) == (0.5, "given", None)
+
+
+def test_score_and_mix_are_the_runs_or_those_asked_for(
+    parts: Path, random_teacher: Path, tmp_path: Path
+) -> None:
+    plan = run_plan(parts, random_teacher, 2, padded=True, score="topk:9", mix="auto")
+    assert train(tmp_path / "run", plan, "cpu", StopRequest(), resume=False)
+    run = open_run(tmp_path / "run")
+    assert run.nets.map_size == (64, 64)
+    images = parts / "train" / "good"
+    convert(run, images, None, tmp_path / "a.edgead", ConvertOptions(precision="int8"))
+    own = open_bundle(tmp_path / "a.edgead").calibration
+    assert own.score == "topk:9" and own.mix != Mix()
+    convert(
+        run,
+        images,
+        None,
+        tmp_path / "b.edgead",
+        ConvertOptions(precision="fp32", score="mean", mix=Mix(1, 0)),
+    )
+    other = open_bundle(tmp_path / "b.edgead")
+    assert (other.calibration.score, other.calibration.mix) == ("mean", Mix(1, 0))
+    assert (other.manifest.map_height, other.manifest.map_width) == (64, 64)
+    open_inspector(tmp_path / "b.edgead", threads=1)
 
 
 def test_unfinished_and_foreign_folders_are_refused(

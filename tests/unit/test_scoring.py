@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
-from edge_ad_runtime.errors import CalibrationError
-from edge_ad_runtime.scoring import Verdict, combine_maps, decide, image_score
+from edge_ad_runtime.calibration import Calibration, Mix, Quantiles, parse_mix
+from edge_ad_runtime.engines import RawMaps
+from edge_ad_runtime.errors import CalibrationError, InputError
+from edge_ad_runtime.score_rule import ScoreRule, parse_score
+from edge_ad_runtime.scoring import Verdict, apply_calibration, combine_maps, decide, image_score
 
 QUANTILES = Quantiles(qa_st=1.0, qb_st=3.0, qa_ae=0.1, qb_ae=0.2)
 
@@ -64,3 +66,72 @@ def test_other_impossible_calibrations_are_refused() -> None:
         Mix(0.5, 0.6)
     with pytest.raises(CalibrationError, match="not a finite number"):
         calibration(math.nan)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("max", 9.9),
+        ("mean", 4.95),
+        ("topk:1", 9.9),
+        ("topk:4", 9.75),
+        ("topk:1000", 4.95),
+        ("topk:0.04", 9.75),
+        ("topk:0.0001", 9.9),
+        ("percentile:100", 9.9),
+        ("percentile:50", 4.95),
+        ("percentile:0", 0.0),
+    ],
+)
+def test_image_scores(text: str, expected: float) -> None:
+    """On the cells 0, 0.1, …, 9.9."""
+    cells = np.random.default_rng(0).permutation(100).reshape(10, 10).astype(np.float32) / 10
+    rule = parse_score(text)
+    assert image_score(cells, rule) == pytest.approx(expected, rel=1e-5)
+    assert parse_score(str(rule)) == rule
+
+
+@pytest.mark.parametrize("text", ["max", "mean", "topk:3", "percentile:50"])
+def test_one_cell_that_is_not_finite_is_a_fault_by_every_rule(text: str) -> None:
+    cells = np.zeros((8, 8), np.float32)
+    cells[3, 3] = np.nan
+    assert decide(image_score(cells, parse_score(text)), calibration(0.5)) is Verdict.FAULT
+    cells[3, 3] = -np.inf
+    if text != "max":
+        assert decide(image_score(cells, parse_score(text)), calibration(0.5)) is Verdict.FAULT
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "max:1", "mean:", "topk", "topk:0", "topk:1.5", "topk:-3", "percentile:101", "percentile:x", "min"],
+)
+def test_unknown_scores_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="image score"):
+        parse_score(text)
+
+
+def test_a_calibration_applies_its_rule_and_refuses_unknown_ones() -> None:
+    rng = np.random.default_rng(1)
+    maps = RawMaps(*rng.random((2, 6, 6)).astype(np.float32))
+    record = Calibration(
+        bundle="", quantiles=QUANTILES, threshold=0, method="given", false_reject_rate=None, images=5,
+        created="", source="", mix=Mix(0.3, 0.7), score="topk:5",
+    )  # fmt: skip
+    combined, score = apply_calibration(maps, record)
+    assert np.array_equal(combined, combine_maps(maps.st, maps.ae, QUANTILES, Mix(0.3, 0.7)))
+    assert score == image_score(combined, ScoreRule("topk", 5))
+    with pytest.raises(CalibrationError, match="image score"):
+        Calibration(
+            bundle="", quantiles=QUANTILES, threshold=0, method="given", false_reject_rate=None, images=5,
+            created="", source="", score="top:5",
+        )  # fmt: skip
+
+
+def test_mixes_are_read() -> None:
+    assert parse_mix("auto") == "auto"
+    assert parse_mix("1:0") == Mix(1, 0)
+    mix = parse_mix("2:1")
+    assert isinstance(mix, Mix) and mix.st == pytest.approx(2 / 3)
+    for text in ("", "1", "0:0", "-1:2", "a:b", "1:2:3", "nan:1"):
+        with pytest.raises(CalibrationError, match="mix"):
+            parse_mix(text)
