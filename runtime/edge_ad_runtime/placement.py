@@ -103,7 +103,12 @@ def _positions(cells: int, pixels: int, size: int) -> npt.NDArray[np.float64]:
 
 
 def _beyond(position: npt.NDArray[np.float64], cells: int) -> npt.NDArray[np.bool_]:
-    """Which positions lie in no cell; a cell reaches half a step to each side of its centre."""
+    """Which positions lie in no cell; a cell reaches half a step to each side of its centre.
+
+    A map that leaves out less than a cell (of tiles, or of a padded network) fills the axis.
+    """
+    if position[0] > -1:
+        return np.zeros(position.shape, np.bool_)
     return np.asarray((position < -0.5) | (position > cells - 0.5), np.bool_)
 
 

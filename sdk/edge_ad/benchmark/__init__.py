@@ -1,0 +1,1 @@
+"""Training and measuring on many data sets with several seeds."""
