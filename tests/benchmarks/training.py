@@ -56,17 +56,21 @@ class PlainLoop:
         with torch.no_grad():
             return self.nets.teacher_normalized(self.nets.trunk(image))
 
-    def step(self, number: int) -> None:
-        """One step."""
-        image = self.images[number % IMAGES][None]
-        outside = self.penalty[number % len(self.penalty)][None]
-        augmented = jitter(image, self.rng)
+    def loss(self, image: Tensor, outside: Tensor, augmented: Tensor) -> Tensor:
+        """The sum of the losses for an image, a penalty image and an augmented one, ``1x3xHxW`` each."""
         squared = (self._teacher(image) - self._student(image)[0]) ** 2
         hard = torch.quantile(squared.flatten(), 0.999)
         loss = squared[squared >= hard].mean() + (self._student(outside)[0] ** 2).mean()
         autoencoder = self.nets.autoencoder(augmented)
         loss = loss + ((self._teacher(augmented) - autoencoder) ** 2).mean()
-        loss = loss + ((autoencoder - self._student(augmented)[1]) ** 2).mean()
+        # The autoencoder is detached, as in the reimplementations: its imitation must not move it.
+        return loss + ((autoencoder.detach() - self._student(augmented)[1]) ** 2).mean()
+
+    def step(self, number: int) -> None:
+        """One step."""
+        image = self.images[number % IMAGES][None]
+        outside = self.penalty[number % len(self.penalty)][None]
+        loss = self.loss(image, outside, jitter(image, self.rng))
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
