@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +10,8 @@ import torch
 from edge_ad.checkpoint import load_module, load_tensors, save_tensors
 from edge_ad.nets.architecture import architecture
 from edge_ad.nets.pdn import Pdn
+from edge_ad.teacher_store.catalogue import PUBLISHED
+from edge_ad.teacher_store.folders import digest, is_name, stored_teachers, verified
 from edge_ad_runtime.errors import InputError, RunError
 
 FORMAT = "edge-ad teacher 1"
@@ -50,17 +51,28 @@ def load_teacher(path: Path, padded: bool = False) -> tuple[Pdn, str, dict[str, 
 
 
 def find_teacher(size: str, given: Path | None) -> tuple[Path, str, str]:
-    """The teacher's file, a name for the record, and its SHA-256: the given file, or the shipped one.
+    """The teacher's file, a name for the record, and its SHA-256.
+
+    Args:
+        size: whose own teacher it is when none is given.
+        given: a file, or the name of a teacher that ``edge-ad teachers`` lists.
 
     Raises:
-        RunError: the file is missing, or no teacher of this size is shipped.
+        RunError: there is no such file or name, or no teacher of this size here, or its file is damaged.
     """
-    path = given or Path(__file__).parent / "teachers" / f"{size}.safetensors"
-    if not path.is_file():
-        if given:
-            raise RunError(f"{path}: there is no such teacher file")
+    if given is not None and given.is_file():
+        return given, given.name, digest(given)
+    name = size if given is None else str(given)
+    stored = stored_teachers().get(name)
+    if stored is not None:
+        path = verified(stored)
+        return path, f"{stored.place} {path.name}", digest(path)
+    if given is None:
         raise RunError(
-            f"no teacher of size '{size}' comes with edge-ad; give one with --teacher (edge-ad distill makes one)"
+            f"no teacher of size '{size}' comes with edge-ad; give one with --teacher ('edge-ad teachers' lists those "
+            "to be had by name, edge-ad distill makes one)"
         )
-    name = given.name if given else f"shipped {path.name}"
-    return path, name, hashlib.sha256(path.read_bytes()).hexdigest()
+    if name in PUBLISHED:
+        raise RunError(f"the teacher '{name}' is not here yet; 'edge-ad teachers fetch {name}' fetches it")
+    hint = ", and 'edge-ad teachers' lists none of that name" if is_name(given) else ""
+    raise RunError(f"{given}: there is no such teacher file{hint}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import keyword
 import sys
 from typing import Any
 
@@ -18,6 +19,8 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "distill": ("Distil a teacher from a frozen feature extractor.", "host"),
     "train": ("Train student and autoencoder on images of good parts.", "host"),
     "evaluate": ("Measure a run or a bundle on labelled images.", "host"),
+    "import": ("Turn another implementation's model into a run or a teacher.", "host"),
+    "teachers": ("List, verify and fetch teachers by name.", "host"),
     "convert": ("Turn a run into a bundle for a device.", "host"),
     "info": ("Show what a bundle is and how it is calibrated.", None),
     "verify": ("Check a bundle's files and its golden samples in this device's engine.", None),
@@ -39,7 +42,9 @@ class _Verbs(click.Group):
             return None
         extra = VERBS[cmd_name][1]
         try:
-            module = importlib.import_module(f"edge_ad.cli.{cmd_name}")
+            # A verb that is a keyword of Python has a trailing underscore in its module's name.
+            name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+            module = importlib.import_module(f"edge_ad.cli.{name}")
         except ModuleNotFoundError as error:
             if extra is None or (error.name or "").startswith("edge_ad"):
                 raise
