@@ -37,7 +37,7 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     palette = Palette(rng)
     smallest = side * np.exp(rng.uniform(np.log(0.01), np.log(0.12)))
     largest = side * rng.uniform(0.15, 0.6)
-    count = int(np.exp(rng.uniform(np.log(6), np.log(250))))
+    count = int(np.exp(rng.uniform(np.log(4), np.log(120))))
     radii = power_law(rng, count, float(smallest), float(max(largest, 2 * smallest)))
     if rng.random() < 0.5:
         radii = np.sort(radii)[::-1]
@@ -57,6 +57,9 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     base += (np.take(second, labels, axis=0) - base) * weight[..., None]
     if rng.random() < 0.4:
         base *= _shading(rng, labels, count + 1)[..., None]
+    # No surface is without a grain of its own.
+    grain = standardize(octaves(rng, height, width, rng.uniform(0.8, 1.6), 8))
+    base *= np.exp(grain * np.float32(rng.exponential(0.12)))[..., None]
     base = np.maximum(base, np.float32(0.01))
     if rng.random() < 0.4:
         base = draw_marks(rng, base, palette, int(rng.integers(3, 20)))

@@ -39,8 +39,11 @@ def contours(rng: np.random.Generator, radii: FloatArray) -> FloatArray:
     polar = polar * (1 + (bumps * np.cos(orders * angles[:, None] + phases)).sum(1))
     aspect = np.exp(0.5 * rng.standard_normal((draws, 1)))
     points = np.stack([polar * np.cos(angles) * aspect, polar * np.sin(angles) / aspect], 2)
-    spread = rng.choice([0.1, 3.2])
-    turn = rng.uniform(0, 2 * np.pi) + spread * rng.uniform(-1, 1, n)
+    if rng.random() < 0.5:
+        # Upright, as most of what people build is.
+        turn = rng.integers(4, size=n) * (np.pi / 2) + rng.normal(0, 0.05) + rng.normal(0, 0.05, n)
+    else:
+        turn = rng.uniform(0, 2 * np.pi) + rng.choice([0.1, 3.2]) * rng.uniform(-1, 1, n)
     c, s = np.cos(turn), np.sin(turn)
     rotation = np.stack([np.stack([c, -s], 1), np.stack([s, c], 1)], 1)
     return np.asarray(points @ rotation.transpose(0, 2, 1) * radii[:, None, None], np.float32)
