@@ -21,7 +21,7 @@ from edge_ad.distill.group import Group, process_group
 from edge_ad.distill.job import distill
 from edge_ad.distill.trainer import Trainer
 from edge_ad_runtime.errors import EdgeAdError, RunError
-from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.stopping import StopRequest, stop_on_signals
 from edge_ad_runtime.types import Image
 from tests.distill.common import RandomExtractor, StopAfter, small
 
@@ -105,8 +105,10 @@ def _together(folder: Path, pictures: Path) -> None:
         group.agree()
         if group.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
-        for _ in range(100):
-            group.agree()
+        # As in the command: torchrun's SIGTERM to the one that is left is no sudden end.
+        with stop_on_signals():
+            for _ in range(100):
+                group.agree()
 
 
 if __name__ == "__main__":
