@@ -19,6 +19,7 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "distill": ("Distil a teacher from a frozen feature extractor.", "host"),
     "train": ("Train student and autoencoder on images of good parts.", "host"),
     "evaluate": ("Measure a run or a bundle on labelled images.", "host"),
+    "benchmark": ("Train and measure on many data sets with several seeds.", "host"),
     "import": ("Turn another implementation's model into a run or a teacher.", "host"),
     "teachers": ("List, verify and fetch teachers by name.", "host"),
     "convert": ("Turn a run into a bundle for a device.", "host"),
