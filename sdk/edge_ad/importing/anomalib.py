@@ -125,17 +125,13 @@ def _autoencoder_name(key: str) -> str:
 
 def _image_size(config: Mapping[Any, Any]) -> tuple[int, int] | None:
     """Height and width, if the pre-processor's description (anomalib 2.7 on) is one resizing to both."""
-    match _transforms(mapping(config.get("transform"))):
-        case [{"class_path": str(path), "init_args": {"size": [int(height), int(width)]}}] if path.endswith(
+    transform = config.get("transform")
+    match transform:
+        case {"init_args": {"transforms": [single]}}:
+            transform = single
+    match transform:
+        case {"class_path": str(path), "init_args": {"size": [int(height), int(width)]}} if path.endswith(
             ".Resize"
         ):
             return height, width
     return None
-
-
-def _transforms(spec: Mapping[Any, Any]) -> list[Mapping[Any, Any]]:
-    """The descriptions of the single transforms that a transform is composed of."""
-    inner = mapping(spec.get("init_args")).get("transforms")
-    if not isinstance(inner, list):
-        return [spec]
-    return [t for part in inner for t in _transforms(mapping(part))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,18 @@ from edge_ad.importing.pickled import Build, Global, Malformed, read_pickle
 from edge_ad_runtime.errors import InputError
 
 _PICKLE = "data.pkl"
+# What zipfile raises for damaged archives, beside its own error.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    LookupError,
+    ValueError,
+    OverflowError,
+    struct.error,
+)
 _ZIP_START = b"PK\x03\x04"
 # What the first bytes of torch's older format look like: a pickle of the number 0x1950a86a20f9469cfc6c.
 _LEGACY_STARTS = (b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19", b"\x80\x03\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19")
@@ -96,7 +109,7 @@ def open_torch_file(source: Path | IO[bytes], name: str) -> Iterator[TorchFile]:
     _check_start(source, name)
     try:
         archive = zipfile.ZipFile(source)
-    except (zipfile.BadZipFile, ValueError, OSError) as error:
+    except _ZIP_ERRORS as error:
         raise InputError(f"{name}: is cut off or damaged ({error}); copy it again") from error
     with archive:
         names = archive.namelist()
@@ -141,8 +154,14 @@ def _read_entry(archive: zipfile.ZipFile, entry: str, name: str) -> bytes:
         # torch.save never compresses, so an entry cannot grow beyond the file.
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
             raise InputError(f"{name}: is compressed or encrypted, which torch.save never does")
+        if info.file_size != info.compress_size or info.header_offset + info.file_size > archive.start_dir:
+            raise InputError(
+                f"{name}: {entry} is said to be larger than the file has room for; it is damaged"
+            )
         return archive.read(info)
-    except (KeyError, zipfile.BadZipFile, EOFError, OSError, NotImplementedError) as error:
+    except InputError:
+        raise
+    except _ZIP_ERRORS as error:
         raise InputError(f"{name}: {entry} is missing or damaged ({error}); copy it again") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from edge_ad_runtime.errors import InputError
 
 # The sizes that others know.
 _SIZES = ("s", "m")
-_SHOWN = 4
+_SHOWN, _LONGEST = 4, 80
 PARTS = ("weight", "bias")
 
 
@@ -86,10 +87,10 @@ def empty_autoencoder(shape: Architecture) -> Autoencoder:
         return Autoencoder(shape.autoencoder, shape.teacher_channels, (MIN_SIZE, MIN_SIZE), (1, 1))
 
 
-def shorten(names: Mapping[str, object]) -> str:
+def shorten(names: Mapping[Any, object]) -> str:
     """The first few names, for an error."""
-    shown = ", ".join(str(n) for n in list(names)[:_SHOWN])
-    return (shown + ", …" if len(names) > _SHOWN else shown) or "nothing"
+    texts = [n[:_LONGEST] for n in names if isinstance(n, str)]
+    return (", ".join(texts[:_SHOWN]) + (", …" if len(texts) > _SHOWN else "")) or "nothing with a name"
 
 
 def recognize(weights: Weights, layers: Sequence[str]) -> Architecture:

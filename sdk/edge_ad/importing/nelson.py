@@ -194,7 +194,8 @@ def _image_size(
             if list(layers) == _autoencoder_layers(empty_autoencoder(shape), decoder_sizes(size), grid):
                 return size
     raise InputError(
-        f"{file.name}: its layers are not those of EfficientAD's autoencoder (it resizes to {sizes})"
+        f"{file.name}: its layers are not those of EfficientAD's autoencoder (stride, padding, order or the sizes that it "
+        "resizes to differ)"
     )
 
 

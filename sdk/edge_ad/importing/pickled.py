@@ -7,6 +7,8 @@ values: a name stays a :class:`Global`, an object a :class:`Record` of what the 
 from __future__ import annotations
 
 import pickletools
+import struct
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -81,13 +83,28 @@ def read_pickle(data: bytes, known: Mapping[Global, Build], persistent: Build, w
         )
     reader = _Reader(known, persistent)
     try:
+        return _run(reader, data)
+    except (
+        ValueError,
+        TypeError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+        struct.error,
+        Warning,
+    ) as error:
+        raise InputError(f"{where}: is damaged, or not written by torch.save ({error})") from error
+
+
+def _run(reader: _Reader, data: bytes) -> Any:
+    with warnings.catch_warnings():
+        # pickletools warns of texts with escapes that do not exist, which no pickle has.
+        warnings.simplefilter("error")
         for opcode, arg, _ in pickletools.genops(data):
             if opcode.name == "STOP":
                 return reader.pop()
             reader.step(opcode.name, arg)
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise InputError(f"{where}: is damaged, or not written by torch.save ({error})") from error
-    raise InputError(f"{where}: is cut off")
+    raise Malformed("it has no end")
 
 
 class _Reader:
