@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edge_ad_runtime.calibration import PAPER_MIX, Calibration, Mix, MixChoice, Quantiles
+from edge_ad_runtime.calibration import PAPER_MIX, Calibration, Mix, MixChoice, Quantiles, background_of
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.score_rule import MAX, ScoreRule, parse_score
 from edge_ad_runtime.scoring import combine_maps, image_score
+from edge_ad_runtime.types import FloatArray
 
 QUANTILE_A, QUANTILE_B = 0.9, 0.995
 DEFAULT_FALSE_REJECT_RATE = 0.01
@@ -58,6 +59,27 @@ def fit_threshold(scores: Sequence[float], false_reject_rate: float = DEFAULT_FA
     return location - scale * math.log(-math.log1p(-false_reject_rate))
 
 
+def fit_background(maps: Sequence[RawMaps]) -> FloatArray:
+    """The mean autoencoder map over good images, ``float32 hxw``.
+
+    Raises:
+        CalibrationError: there are fewer than two maps, or they differ in size.
+    """
+    if len(maps) < 2 or len({m.ae.shape for m in maps}) != 1:
+        raise CalibrationError("a background needs at least two maps of one size")
+    return np.asarray(np.mean([m.ae for m in maps], axis=0, dtype=np.float64), np.float32)
+
+
+def without_background(maps: Sequence[RawMaps], background: FloatArray) -> list[RawMaps]:
+    """The maps that went into a background, each less the background of all *others*.
+
+    A map less a mean that it is part of is smaller than a new image's would be: quantiles and threshold
+    fitted on such maps would be too low, the more so the fewer there are.
+    """
+    n = len(maps)
+    return [RawMaps(m.st, m.ae - (n * background - m.ae) / np.float32(n - 1)) for m in maps]
+
+
 def score_maps(maps: Sequence[RawMaps], quantiles: Quantiles, mix: Mix, rule: ScoreRule = MAX) -> list[float]:
     """The image scores of raw maps."""
     return [image_score(combine_maps(m.st, m.ae, quantiles, mix), rule) for m in maps]
@@ -90,6 +112,7 @@ def fit_calibration(
     source: str,
     mix: MixChoice = PAPER_MIX,
     score: str = "max",
+    background: bool = False,
     false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE,
     threshold: float | None = None,
 ) -> Calibration:
@@ -101,6 +124,7 @@ def fit_calibration(
         source: what the images were, for the record.
         mix: weights of the two maps; ``auto`` chooses them by :func:`fit_mix`.
         score: rule of the image's score, as :func:`edge_ad_runtime.score_rule.parse_score` reads it.
+        background: take the mean autoencoder map of these images off every map.
         false_reject_rate: share of good parts that the threshold may reject.
         threshold: a threshold given by the user instead of a fitted one.
 
@@ -112,6 +136,9 @@ def fit_calibration(
         raise CalibrationError(
             f"{len(maps)} good images are too few to calibrate; at least {MIN_IMAGES} are needed"
         )
+    mean = fit_background(maps) if background else None
+    if mean is not None:
+        maps = without_background(maps, mean)
     quantiles = fit_quantiles(maps)
     rule = parse_score(score)
     if mix == "auto":
@@ -128,4 +155,5 @@ def fit_calibration(
         source=source,
         mix=mix,
         score=str(rule),
+        background=None if mean is None else background_of(mean),
     )

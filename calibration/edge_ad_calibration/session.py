@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE, fit_calibration, score_maps
+from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE, fit_calibration
 from edge_ad_calibration.fit import MIN_IMAGES as FIT_MIN_IMAGES
 from edge_ad_calibration.history import History
 from edge_ad_runtime.calibration import Calibration, MixChoice
@@ -18,7 +18,7 @@ from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.preprocess import preprocess
-from edge_ad_runtime.score_rule import parse_score
+from edge_ad_runtime.scoring import apply_calibration
 from edge_ad_runtime.types import Image
 
 MIN_IMAGES = 20
@@ -138,11 +138,11 @@ def recalibrate(
         source=source,
         mix=mix or before.mix,
         score=score or before.score,
+        background=before.background is not None,
         false_reject_rate=false_reject_rate,
         threshold=threshold,
     )
-    scores = score_maps(seen.maps, after.quantiles, after.mix, parse_score(after.score))
-    old_scores = score_maps(seen.maps, before.quantiles, before.mix, parse_score(before.score))
+    scores, old_scores = ([apply_calibration(m, c)[1] for m in seen.maps] for c in (after, before))
     suspects = tuple(seen.indices[i] for i in find_outliers(scores))
     problems += [*_problems_of_suspects(suspects, names), *_problems_of_change(factory, after)]
     if problems and not force:

@@ -6,11 +6,15 @@ import math
 from typing import Literal
 
 import msgspec
+import numpy as np
 
 from edge_ad_runtime.errors import CalibrationError, InputError
 from edge_ad_runtime.score_rule import parse_score
+from edge_ad_runtime.types import FloatArray
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 1 had no background; everything else is the same.
+_READABLE = (1, FORMAT_VERSION)
 
 
 class Quantiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -68,13 +72,44 @@ def parse_mix(text: str) -> MixChoice:
     return Mix(st / (st + ae), ae / (st + ae))
 
 
+class Background(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the autoencoder map shows on good parts, cell by cell: ``cells`` are ``float32 hxw``, row by row.
+
+    Little-endian; subtracted from every autoencoder map before anything else. The autoencoder's output has
+    a frame, and shades that belong to a place, which the student, who sees patches, cannot imitate.
+    """
+
+    height: int
+    width: int
+    cells: bytes
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1 or len(self.cells) != 4 * self.height * self.width:
+            raise CalibrationError(
+                f"the background of {self.height}x{self.width} cells has {len(self.cells)} bytes"
+            )
+        if not np.isfinite(self.values()).all():
+            raise CalibrationError("the background is not finite")
+
+    def values(self) -> FloatArray:
+        """The cells, ``float32 hxw``, read-only."""
+        return np.frombuffer(self.cells, "<f4").reshape(self.height, self.width)
+
+
+def background_of(cells: FloatArray) -> Background:
+    """The record of a matrix of cells."""
+    height, width = cells.shape
+    return Background(height, width, np.ascontiguousarray(cells, "<f4").tobytes())
+
+
 class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What field recalibration changes: quantiles and threshold, and where they came from.
 
     ``bundle`` is the id of the bundle it was fitted with. A part is good up to and including ``threshold``.
     ``false_reject_rate`` is the share of good parts that the threshold was chosen to reject; ``images``
     the number of good images of the fit; ``created`` a wall-clock label (ISO 8601); ``source`` says what
-    the images were; ``score`` is the rule for the image's score, see :mod:`edge_ad_runtime.score_rule`.
+    the images were; ``score`` is the rule for the image's score, see :mod:`edge_ad_runtime.score_rule`;
+    ``background`` is taken off the autoencoder map, and the quantiles are those of what is left.
     """
 
     bundle: str
@@ -87,10 +122,11 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     source: str
     mix: Mix = Mix()
     score: str = "max"
+    background: Background | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
-        if self.format_version != FORMAT_VERSION:
+        if self.format_version not in _READABLE:
             raise CalibrationError(
                 f"calibration format {self.format_version} is not known here (this is {FORMAT_VERSION}); "
                 "update edge-ad"

@@ -55,6 +55,15 @@ class Inspector:
                 f"the calibration belongs to the bundle {self.calibration.bundle[:12]}, "
                 f"this is {bundle.id[:12]}; recalibrate for this bundle"
             )
+        background, manifest = self.calibration.background, bundle.manifest
+        if background is not None and (background.height, background.width) != (
+            manifest.map_height,
+            manifest.map_width,
+        ):
+            raise CalibrationError(
+                f"the calibration's background has {background.height}x{background.width} cells, the bundle's "
+                f"maps {manifest.map_height}x{manifest.map_width}"
+            )
 
     def raw_maps(self, image: Image) -> RawMaps:
         """The raw maps of a camera image, ``uint8 HxWx3`` RGB."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
 from edge_ad_runtime.engines.base import RawMaps
+from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.score_rule import MAX, ScoreRule, parse_score
 from edge_ad_runtime.types import FloatArray
 
@@ -59,8 +60,21 @@ def image_score(combined: FloatArray, rule: ScoreRule = MAX) -> float:
 
 
 def apply_calibration(maps: RawMaps, calibration: Calibration) -> tuple[FloatArray, float]:
-    """The combined map and the image score of raw maps, by a calibration's quantiles, mix and rule."""
-    combined = combine_maps(maps.st, maps.ae, calibration.quantiles, calibration.mix)
+    """The combined map and the image score of raw maps, by a calibration's background, quantiles, mix and rule.
+
+    Raises:
+        CalibrationError: the background is of another size than the maps.
+    """
+    ae = maps.ae
+    if calibration.background is not None:
+        background = calibration.background.values()
+        if background.shape != ae.shape:
+            raise CalibrationError(
+                f"the calibration's background has {background.shape[0]}x{background.shape[1]} cells, the maps "
+                f"{ae.shape[0]}x{ae.shape[1]}"
+            )
+        ae = ae - background
+    combined = combine_maps(maps.st, ae, calibration.quantiles, calibration.mix)
     return combined, image_score(combined, parse_score(calibration.score))
 
 

@@ -52,7 +52,8 @@ _LATENCY_ROUNDS = 20
 
 @dataclass(frozen=True)
 class ConvertOptions:
-    """What to convert to; see ``edge-ad convert --help``. ``score`` and ``mix`` of None are the run's."""
+    """What to convert to; see ``edge-ad convert --help``. ``score``, ``mix`` and ``background`` of None
+    are the run's."""
 
     target: Literal["ort"] = "ort"
     precision: Literal["fp32", "int8"] = "int8"
@@ -60,6 +61,7 @@ class ConvertOptions:
     threshold: float | None = None
     score: str | None = None
     mix: MixChoice | None = None
+    background: bool | None = None
     seed: int = 42
 
 
@@ -170,6 +172,7 @@ class _Model:
             threshold=options.threshold,
             score=options.score or trained.score,
             mix=options.mix or trained.mix,
+            background=trained.background if options.background is None else options.background,
         )
 
 

@@ -75,6 +75,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         precision: of the convolutions while training: ``fp32`` or ``bf16``.
         score: the image score, as :func:`edge_ad_runtime.score_rule.parse_score` reads it.
         mix: weights of the two maps, or ``auto``: chosen on the validation images.
+        background: the autoencoder map is taken less its mean over good images.
         patience: evaluation points without progress before an early stop; None is no early stop.
         labelled: folder of a labelled validation set, if any.
         evaluate_every: steps between two evaluation points.
@@ -105,6 +106,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     precision: Literal["fp32", "bf16"] = "fp32"
     score: str = "max"
     mix: MixChoice = PAPER_MIX
+    background: bool = False
     patience: int | None = None
     labelled: str | None = None
     evaluate_every: int = 1000

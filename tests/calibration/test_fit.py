@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -17,10 +18,18 @@ from edge_ad_calibration.fit import (
     fit_threshold,
     score_maps,
 )
-from edge_ad_runtime.calibration import Calibration, Mix, Quantiles
+from edge_ad_runtime.calibration import (
+    Background,
+    Calibration,
+    Mix,
+    Quantiles,
+    decode_calibration,
+    encode_calibration,
+)
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.score_rule import parse_score
+from edge_ad_runtime.scoring import apply_calibration
 
 
 def maps_of(count: int, seed: int = 0, cells: int = 12) -> list[RawMaps]:
@@ -179,3 +188,68 @@ def test_the_threshold_is_that_of_the_rule(score: str) -> None:
     assert calibration.score == score
     assert calibration.threshold == fit_threshold(scores)
     assert max(scores) < calibration.threshold + 3 * np.std(scores)
+
+
+def framed(count: int, seed: int = 0, frame: float = 5.0) -> list[RawMaps]:
+    """Noise, and in the autoencoder map a frame that is the same in every image."""
+    rng = np.random.default_rng(seed)
+    border = np.zeros((16, 20), np.float32)
+    border[:, -1] = frame
+    return [
+        RawMaps(
+            rng.gamma(2.0, 1.0, border.shape).astype(np.float32),
+            border + rng.gamma(2.0, 0.1, border.shape).astype(np.float32),
+        )
+        for _ in range(count)
+    ]
+
+
+def test_a_frame_hides_a_defect_until_it_is_taken_off() -> None:
+    good, new = framed(30), framed(200, seed=1)
+    bad = RawMaps(new[0].st.clip(0, 2), new[0].ae.copy())
+    bad.ae[8, 8] += 2.0
+    plain = fit_calibration(good, bundle="", source="", mix=Mix(0, 1))
+    without = fit_calibration(good, bundle="", source="", mix=Mix(0, 1), background=True)
+    assert plain.background is None and without.background is not None
+    assert (without.background.height, without.background.width) == (16, 20)
+    assert apply_calibration(bad, plain)[1] < plain.threshold
+    assert apply_calibration(bad, without)[1] > without.threshold
+    decoded = decode_calibration(encode_calibration(without), "here")
+    assert decoded == without
+    assert apply_calibration(bad, decoded)[1] == apply_calibration(bad, without)[1]
+
+
+@pytest.mark.parametrize("count", [5, 8, 40])
+def test_the_background_is_not_fitted_on_the_image_that_it_is_taken_off(count: int) -> None:
+    """New good images are rejected about as often as asked for, even after a fit on five."""
+    rejected = []
+    for seed in range(40):
+        calibration = fit_calibration(
+            framed(count, seed), bundle="", source="", mix=Mix(0, 1), background=True, false_reject_rate=0.05
+        )
+        new = framed(50, seed=1000 + seed)
+        rejected += [apply_calibration(m, calibration)[1] > calibration.threshold for m in new]
+    assert np.mean(rejected) < 0.11
+
+
+def test_backgrounds_of_another_size_are_refused() -> None:
+    calibration = fit_calibration(framed(6), bundle="", source="", background=True)
+    other = RawMaps(*np.ones((2, 8, 8), np.float32))
+    with pytest.raises(CalibrationError, match="16x20 cells, the maps 8x8"):
+        apply_calibration(other, calibration)
+    with pytest.raises(CalibrationError, match="has 12 bytes"):
+        Background(2, 2, b"\0" * 12)
+    with pytest.raises(CalibrationError, match="not finite"):
+        Background(1, 1, np.array([np.nan], "<f4").tobytes())
+
+
+def test_calibrations_of_the_first_version_are_read() -> None:
+    calibration = fit(maps_of(6))
+    fields = json.loads(encode_calibration(calibration))
+    del fields["background"]
+    fields["format_version"] = 1
+    read = decode_calibration(json.dumps(fields).encode(), "here")
+    assert read.background is None and read.threshold == calibration.threshold
+    fields["format_version"] = 3
+    with pytest.raises(CalibrationError, match="update edge-ad"):
+        decode_calibration(json.dumps(fields).encode(), "here")

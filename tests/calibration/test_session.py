@@ -20,7 +20,7 @@ from edge_ad_calibration.session import (
     recalibrate,
 )
 from edge_ad_runtime.bundle import open_bundle
-from edge_ad_runtime.calibration import Mix
+from edge_ad_runtime.calibration import Mix, background_of
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.scoring import Verdict
@@ -244,3 +244,18 @@ def test_score_and_mix_change_and_stay(inspector: Inspector, history: History) -
     assert judge.inspect(bad_part(9)).verdict is Verdict.REJECT
     chosen = session(inspector, history, good(30, 3000), mix="auto", score="max").after
     assert chosen.score == "max" and 0 < chosen.mix.st < 1
+
+
+def test_a_background_is_refitted_where_the_bundle_has_one(inspector: Inspector, history: History) -> None:
+    assert session(inspector, history, good(30)).after.background is None
+    maps = [inspector.raw_maps(i) for i in good(30)]
+    factory = fit_calibration(maps, bundle=inspector.bundle.id, source="test", background=True)
+    history.append(factory)
+    after = session(inspector, history, good(30, 2000)).after
+    assert after.background is not None and after.background != factory.background
+    judge = Inspector(inspector.bundle, after, threads=1)
+    assert judge.inspect(good_part(9)).verdict is Verdict.PASS
+    assert judge.inspect(bad_part(9)).verdict is Verdict.REJECT
+    small = msgspec.structs.replace(after, background=background_of(np.zeros((3, 3), np.float32)))
+    with pytest.raises(CalibrationError, match="3x3 cells"):
+        Inspector(inspector.bundle, small, threads=1)

@@ -52,8 +52,10 @@ def describe(calibration: Calibration) -> str:
 
 
 def plain(calibration: Calibration) -> dict[str, Any]:
-    """The calibration as JSON has it."""
+    """The calibration as JSON has it, with the size of the background in place of its cells."""
     built: dict[str, Any] = msgspec.to_builtins(calibration)
+    if calibration.background is not None:
+        del built["background"]["cells"]
     return built
 
 

@@ -43,18 +43,23 @@ from edge_ad_runtime.errors import DataError
 @click.option("--threshold", type=float, help="A threshold of your own.")
 @click.option("--score", callback=score, help=f"{SCORE_HELP}  [default: that of the run]")
 @click.option("--mix", callback=mix, help=f"{MIX_HELP}  [default: that of the run]")
+@click.option(
+    "--background/--no-background",
+    default=None,
+    help="Take the autoencoder map's mean over good images off it.  [default: as the run does]",
+)
 @click.option("--seed", type=click.IntRange(0), default=42, show_default=True)
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     run: Path, out: Path, target: Literal["ort"], precision: Literal["int8", "fp32"],
     calibration_images: Path | None, test: Path | None, false_reject_rate: float, threshold: float | None,
-    score: str | None, mix: MixChoice | None, seed: int, threads: int | None, as_json: bool,
+    score: str | None, mix: MixChoice | None, background: bool | None, seed: int, threads: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Turn the finished RUN into a bundle for a device and say what that cost."""
     job_threads(threads)
     opened = open_run(run)
-    options = ConvertOptions(target, precision, false_reject_rate, threshold, score, mix, seed)
+    options = ConvertOptions(target, precision, false_reject_rate, threshold, score, mix, background, seed)
     images = calibration_images or Path(opened.config.data)
     result = convert(opened, images, _test_set(opened, test), out, options)
     for warning in result.warnings:

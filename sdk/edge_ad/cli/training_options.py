@@ -149,6 +149,12 @@ _OPTIONS = (
         help=MIX_HELP,
     ),
     click.option(
+        "--background/--no-background",
+        default=_DEFAULTS.background,
+        show_default=True,
+        help="Take the autoencoder map's mean over good images off it.",
+    ),
+    click.option(
         "--patience",
         type=click.IntRange(1),
         help="End early after this many evaluation points without progress.",

@@ -54,6 +54,7 @@ class TrainOptions:
         precision: ``auto``, ``fp32`` or ``bf16`` convolutions.
         score: rule of the image score, see :mod:`edge_ad_runtime.score_rule`.
         mix: weights of the two maps, or ``auto``.
+        background: take the autoencoder map's mean over good images off it, cell by cell.
         patience: evaluation points without progress after which the training ends early; None: never.
         labelled: a labelled data set whose image AUROC is measured at each evaluation point.
         evaluate_every: steps between evaluation points, or ``epoch``.
@@ -82,6 +83,7 @@ class TrainOptions:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     score: str = "max"
     mix: MixChoice = PAPER_MIX
+    background: bool = True
     patience: int | None = None
     labelled: Path | None = None
     evaluate_every: int | Literal["epoch"] = "epoch"
@@ -149,6 +151,7 @@ def plan(data: Path, options: TrainOptions, device: str) -> Plan:
         precision=_precision(options.precision, device),
         score=options.score,
         mix=options.mix,
+        background=options.background,
         patience=options.patience,
         labelled=str(options.labelled.resolve()) if options.labelled else None,
         evaluate_every=_evaluate_every(options, images),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from edge_ad.nets.model import EfficientAdNets
 from edge_ad.run_folder import RunConfig, SplitRecord, finish, write_config
 from edge_ad.training.feed import device_images
 from edge_ad.training.images import ImageStore, training_store
-from edge_ad_calibration.fit import fit_calibration
+from edge_ad_calibration.fit import QUANTILE_B, fit_calibration
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError, DataError
@@ -120,6 +121,7 @@ def calibrate(maps: Sequence[RawMaps], config: RunConfig) -> Calibration:
         source="validation images of the training",
         score=config.score,
         mix=config.mix,
+        background=config.background,
     )
 
 
@@ -137,10 +139,10 @@ def evaluate_point(
     if validation.labelled is not None:
         labelled = [apply_calibration(m, calibration)[1] for m in raw_maps(nets, validation.labelled)]
         auroc = image_auroc(labelled, validation.defects)
-    q = calibration.quantiles
+    tails = [float(np.quantile(np.stack([m[i] for m in maps]), QUANTILE_B)) for i in (0, 1)]
     point = Point(
         step=step,
-        tail=float(np.sqrt(q.qb_st * q.qb_ae)),
+        tail=math.sqrt(tails[0] * tails[1]),
         threshold=calibration.threshold,
         score_mean=float(scores.mean()),
         score_std=float(scores.std(ddof=1)),
