@@ -126,16 +126,18 @@ def test_points_are_measured_and_kept_as_runs(tmp_path: Path, parts: Path, rando
 
 
 def test_the_best_point_becomes_the_run(tmp_path: Path, parts: Path, random_teacher: Path) -> None:
-    # A rate that is far too high: later points are worse.
-    made = run_plan(parts, random_teacher, 6, evaluate_every=1, keep="best", rate=0.05)
-    out = tmp_path / "run"
-    assert train(out, made, "cpu", StopRequest(), resume=False)
-    points = [line for line in read_metrics(out) if "tail" in line]
-    tails = [line["tail"] for line in points]
-    best = int(np.argmin(np.asarray(tails, float)))
-    assert best < len(points) - 1
-    q = open_run(out).calibration.quantiles
-    assert np.sqrt(q.qb_st * q.qb_ae) == pytest.approx(tails[best], rel=1e-6)
+    # At a rate that is far too high it is left to chance which point is best: look for one that is not the last.
+    for seed in range(10):
+        out = tmp_path / str(seed)
+        made = run_plan(parts, random_teacher, 4, evaluate_every=1, keep="best", rate=0.05, seed=seed)
+        assert train(out, made, "cpu", StopRequest(), resume=False)
+        tails = [line["tail"] for line in read_metrics(out) if "tail" in line]
+        best = int(np.argmin(np.asarray(tails, float)))
+        q = open_run(out).calibration.quantiles
+        assert np.sqrt(q.qb_st * q.qb_ae) == pytest.approx(tails[best], rel=1e-6)
+        if best < len(tails) - 1:
+            return
+    raise AssertionError("no seed had its best point before the last")
 
 
 def point(step: int, tail: float, auroc: float | None = None) -> Point:
