@@ -107,14 +107,19 @@ def _named(prefix: str, convs: list[nn.Conv2d]) -> dict[str, Tensor]:
 @contextmanager
 def anomalib_classes() -> Iterator[tuple[Any, Any]]:
     """An enum and a mapping in a module ``anomalib`` that is there only while a file is written."""
+
+    class EfficientAdModelSize(str, enum.Enum):
+        __module__, __qualname__ = "anomalib", "EfficientAdModelSize"
+        S = "small"
+
+    class AttributeDict(dict[str, Any]):
+        __module__, __qualname__ = "anomalib", "AttributeDict"
+
     module: Any = types.ModuleType("anomalib")
-    module.EfficientAdModelSize = enum.Enum(
-        "EfficientAdModelSize", {"M": "medium", "S": "small"}, type=str, module="anomalib"
-    )
-    module.AttributeDict = type("AttributeDict", (dict,), {"__module__": "anomalib"})
+    vars(module).update(EfficientAdModelSize=EfficientAdModelSize, AttributeDict=AttributeDict)
     sys.modules["anomalib"] = module
     try:
-        yield module.EfficientAdModelSize, module.AttributeDict
+        yield EfficientAdModelSize, AttributeDict
     finally:
         del sys.modules["anomalib"]
 
@@ -146,19 +151,16 @@ def resize_to(height: int, width: int) -> dict[str, Any]:
 def anomalib_pdn(state: dict[str, Tensor], name: str, image: Tensor, padding: bool) -> Tensor:
     """Teacher or student, on an ImageNet-normalized image."""
     p = int(padding)
-    weight, bias = (
-        (lambda i: state[f"model.{name}.conv{i}.weight"]),
-        (lambda i: state[f"model.{name}.conv{i}.bias"]),
-    )
-    x = F.avg_pool2d(F.relu(F.conv2d(image, weight(1), bias(1), padding=3 * p)), 2, 2, padding=p)
-    x = F.avg_pool2d(F.relu(F.conv2d(x, weight(2), bias(2), padding=3 * p)), 2, 2, padding=p)
+
+    def conv(number: int, x: Tensor, pad: int = 0) -> Tensor:
+        weight, bias = (state[f"model.{name}.conv{number}.{part}"] for part in ("weight", "bias"))
+        return F.conv2d(x, weight, bias, padding=pad)
+
+    x = F.avg_pool2d(F.relu(conv(1, image, 3 * p)), 2, 2, padding=p)
+    x = F.avg_pool2d(F.relu(conv(2, x, 3 * p)), 2, 2, padding=p)
     if f"model.{name}.conv5.weight" not in state:
-        x = F.relu(F.conv2d(x, weight(3), bias(3), padding=p))
-        return F.conv2d(x, weight(4), bias(4))
-    x = F.relu(F.conv2d(x, weight(3), bias(3)))
-    x = F.relu(F.conv2d(x, weight(4), bias(4), padding=p))
-    x = F.relu(F.conv2d(x, weight(5), bias(5)))
-    return F.conv2d(x, weight(6), bias(6))
+        return conv(4, F.relu(conv(3, x, p)))
+    return conv(6, F.relu(conv(5, F.relu(conv(4, F.relu(conv(3, x)), p)))))
 
 
 def anomalib_autoencoder(state: dict[str, Tensor], image: Tensor, padding: bool) -> Tensor:
