@@ -15,7 +15,7 @@ import pytest
 from edge_ad.cli import VERBS, cli
 
 ROOT = Path(__file__).parents[2]
-TEXTS = ("README.md", "scripts/demo")
+TEXTS = ("README.md", "docs/training.md", "scripts/demo")
 
 
 def _commands(name: str) -> list[list[str]]:
@@ -43,8 +43,13 @@ def _parse(words: list[str]) -> dict[str, object]:
     command = cli.get_command(context, words[0])
     if command is None:
         raise click.UsageError(f"no verb {words[0]}")
-    context = click.Context(command, parent=context)
-    values, left, _ = command.make_parser(context).parse_args(list(words[1:]))
+    context, words = click.Context(command, parent=context), words[1:]
+    while isinstance(command, click.Group) and words:
+        found = command.get_command(context, words[0])
+        if found is None:
+            raise click.UsageError(f"no verb {words[0]}")
+        command, context, words = found, click.Context(found, parent=context), words[1:]
+    values, left, _ = command.make_parser(context).parse_args(list(words))
     if left:
         raise click.UsageError(f"left over: {left}")
     for parameter in command.params:
@@ -81,6 +86,11 @@ def test_there_are_command_lines_to_parse() -> None:
         "recalibrate",
         "rollback",
         "bench",
+        "prepare",
+        "benchmark",
+        "import",
+        "teachers",
+        "distill",
     } <= verbs
 
 
@@ -91,6 +101,8 @@ def test_there_are_command_lines_to_parse() -> None:
         "train data -o run --no-such-option 1",
         "train data extra -o run",
         "train data",
+        "teachers fetch",
+        "teachers forget n",
     ],
 )
 def test_a_wrong_line_is_found(line: str) -> None:
