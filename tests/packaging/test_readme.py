@@ -101,7 +101,6 @@ def test_there_are_command_lines_to_parse() -> None:
         "train data -o run --no-such-option 1",
         "train data extra -o run",
         "train data",
-        "teachers fetch",
         "teachers forget n",
     ],
 )
