@@ -22,7 +22,7 @@ from edge_ad.importing.layers import (
     recognize,
     shorten,
 )
-from edge_ad.importing.pickled import Record
+from edge_ad.importing.pickled import mapping
 from edge_ad.nets.architecture import Architecture
 from edge_ad_runtime.errors import InputError
 
@@ -97,13 +97,6 @@ def read_teacher(file: TorchFile) -> tuple[Architecture, dict[str, Tensor]]:
             f"{file.name}: holds weights that a teacher does not have ({shorten(unknown)}); it is another model"
         )
     return shape, read_pdn(weights, layers, shape, shape.teacher_channels)
-
-
-def mapping(value: Any) -> dict[Any, Any]:
-    """The entries of a dict, or of an object of a class derived from it; nothing for anything else."""
-    if isinstance(value, Record):
-        return value.entries
-    return value if isinstance(value, dict) else {}
 
 
 def _is_weight(key: Any, value: Any) -> bool:

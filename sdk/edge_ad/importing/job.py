@@ -11,10 +11,11 @@ from typing import IO, Any
 from torch import Tensor
 from tqdm import tqdm
 
-from edge_ad.data import content_hash, read_dataset
+from edge_ad.data import Dataset, content_hash, read_dataset
 from edge_ad.importing import anomalib, nelson
 from edge_ad.importing.archive import TorchFile, open_torch_file
 from edge_ad.importing.layers import ForeignNets, shorten
+from edge_ad.importing.pickled import mapping
 from edge_ad.nets.architecture import Architecture
 from edge_ad.nets.model import EfficientAdNets
 from edge_ad.nets.pdn import Pdn
@@ -88,7 +89,7 @@ def import_model(source: Path, out: Path, options: ImportOptions) -> Imported:
     if not source.exists():
         raise InputError(f"{source}: there is no such file or folder")
     with open_torch_file(source, str(source)) as file:
-        names = anomalib.mapping(file.root)
+        names = mapping(file.root)
         if "state_dict" in names:
             return _import_run(anomalib.read_checkpoint(file), source, out, options)
         if nelson.is_sequential(file.root):
@@ -106,7 +107,7 @@ def import_teacher(file: TorchFile, out: Path, provenance: Mapping[str, Any]) ->
         InputError: the file holds no teacher, or ``out`` is not named like one.
         RunError: ``out`` is there already.
     """
-    names = anomalib.mapping(file.root)
+    names = mapping(file.root)
     if "conv1.weight" in names:
         origin, (shape, weights) = anomalib.TEACHER, anomalib.read_teacher(file)
     elif "0.weight" in names:
@@ -142,12 +143,22 @@ def _import_run(foreign: ForeignNets, source: Path, out: Path, options: ImportOp
     notes: list[str] = []
     (height, width), padded = _settle(foreign, source, options, notes)
     spec = PreprocessSpec(height=height, width=width)
-    trained = _images(options.trained_on, {}) if options.trained_on else {}
-    fit = _images(options.images, trained)
+    trained = _images(read_dataset(options.trained_on), {}) if options.trained_on else {}
+    dataset = read_dataset(options.images)
+    fit = _images(dataset, trained)
     if len(fit) < MIN_IMAGES:
         raise DataError(
             f"{options.images}: holds {len(fit)} good images that the nets were not trained on; "
             f"quantiles and threshold need at least {MIN_IMAGES}, and {_SAFE} or more are safer"
+        )
+    if len(fit) < _SAFE:
+        notes.append(
+            f"{len(fit)} images are few to fit on: the threshold is a rough one; {_SAFE} or more are safer"
+        )
+    if dataset.layout != "folder" and not dataset.validation:
+        notes.append(
+            f"the images of {options.images} are those for training: if the nets were trained on them, quantiles and "
+            "threshold are too low"
         )
     config = _config(foreign, source, spec, padded, options)
     nets = build_nets(config)
@@ -201,9 +212,8 @@ def _settle(
     return size, padded
 
 
-def _images(folder: Path, without: Mapping[str, Path]) -> dict[str, Path]:
+def _images(dataset: Dataset, without: Mapping[str, Path]) -> dict[str, Path]:
     """Good images by content, but for test images and those of ``without``; held-out ones where there are some."""
-    dataset = read_dataset(folder)
     tested = {content_hash(image.path) for image in dataset.test}
     images = {content_hash(p): p for p in dataset.validation or dataset.good}
     return {h: p for h, p in images.items() if h not in without and h not in tested}

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 
-from edge_ad.importing.anomalib import mapping
 from edge_ad.importing.archive import StoredTensor, TorchFile, open_torch_file
 from edge_ad.importing.layers import (
     PARTS,
@@ -26,7 +25,7 @@ from edge_ad.importing.layers import (
     recognize,
     shorten,
 )
-from edge_ad.importing.pickled import Record
+from edge_ad.importing.pickled import Record, mapping
 from edge_ad.nets.architecture import Architecture
 from edge_ad.nets.autoencoder import Autoencoder, decoder_sizes
 from edge_ad.nets.pdn import map_size

@@ -107,6 +107,13 @@ def _run(reader: _Reader, data: bytes) -> Any:
     raise Malformed("it has no end")
 
 
+def mapping(value: Any) -> dict[Any, Any]:
+    """The entries of a dict, or of an object of a class derived from it; nothing for anything else."""
+    if isinstance(value, Record):
+        return value.entries
+    return value if isinstance(value, dict) else {}
+
+
 class _Reader:
     """The stack machine of the pickle protocol; raises Malformed where a file breaks its rules."""
 
