@@ -5,6 +5,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from edge_ad.training.generated.colour import all_channels
 from edge_ad.training.generated.fields import octaves, white
 from edge_ad_runtime.types import FloatArray, Image
 
@@ -14,17 +15,18 @@ def photograph(rng: np.random.Generator, scene: FloatArray) -> Image:
     height, width = scene.shape[:2]
     if rng.random() < 0.5:
         light = octaves(rng, height, width, 2.0, 2, 4) * np.float32(rng.uniform(0.1, 0.6))
-        scene = scene * np.exp(light.clip(-1.5, 1.5))[..., None]
+        scene = scene * all_channels(np.exp(light.clip(-1.5, 1.5)))
     scene = _focus(rng, scene)
     if rng.random() < 0.5:
-        grain = white(rng, (height, width, 1))
-        scene = scene * (1 + grain * np.float32(rng.exponential(0.02)))
+        grain = white(rng, (height, width)) * np.float32(rng.exponential(0.02))
+        scene = scene * all_channels(1 + grain)
     mean, deviation = cv2.meanStdDev(scene.reshape(-1, 1))
     # Mean and contrast are spread as photographs are.
     contrast = np.float32(0.235 * np.exp(0.3 * rng.standard_normal()) / max(deviation.item(), 1e-4))
     level = np.float32(rng.normal(0.45, 0.11))
-    picture = (scene - mean.item()) * contrast + level
-    return np.asarray((picture * 255).clip(0, 255), np.uint8)
+    picture = (scene - mean.item()) * (255 * contrast)
+    picture += 255 * level
+    return np.asarray(picture.clip(0, 255), np.uint8)
 
 
 def _focus(rng: np.random.Generator, scene: FloatArray) -> FloatArray:
@@ -37,5 +39,5 @@ def _focus(rng: np.random.Generator, scene: FloatArray) -> FloatArray:
     if choice < 0.75:
         return soft
     height, width = scene.shape[:2]
-    depth = octaves(rng, height, width, 2.0, 2, 4)[..., None]
-    return np.asarray(scene + (soft - scene) * (0.5 + 2 * depth).clip(0, 1), np.float32)
+    depth = octaves(rng, height, width, 2.0, 2, 4)
+    return scene + (soft - scene) * all_channels((0.5 + 2 * depth).clip(0, 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -45,4 +46,16 @@ def ramp(field: FloatArray, stops: FloatArray) -> FloatArray:
     at = np.linspace(0, len(stops) - 1, steps)
     table = np.stack([np.interp(at, np.arange(len(stops)), stops[:, c]) for c in range(3)], 1)
     index = ((field + 2) * (steps / 4)).clip(0, steps - 1).astype(np.uint8)
-    return np.take(table.astype(np.float32), index, axis=0)
+    return look_up(table.astype(np.float32), index)
+
+
+def look_up(table: FloatArray, index: npt.NDArray[np.uint8]) -> FloatArray:
+    """``table[index]`` for a table of at most 256 numbers or colours; several times as fast as numpy."""
+    whole = np.zeros((1, 256, *table.shape[1:]), np.float32)
+    whole[0, : len(table)] = table
+    return np.asarray(cv2.LUT(cv2.merge([index] * 3) if table.ndim == 2 else index, whole), np.float32)
+
+
+def all_channels(field: FloatArray) -> FloatArray:
+    """``HxW`` to ``HxWx3`` with equal channels; numpy's broadcasting over a last axis of 3 is slow."""
+    return np.asarray(cv2.merge([field] * 3), np.float32)

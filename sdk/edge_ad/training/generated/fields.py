@@ -178,9 +178,9 @@ def network_features(rng: np.random.Generator, height: int, width: int, channels
             1.5 * (cells / 4) ** (1 - exponent) * rng.random()
         ) * white(rng, (rows, columns, channels))
         mix = rng.standard_normal((channels, channels)).astype(np.float32) / np.float32(np.sqrt(channels))
-        state = state @ mix
+        state = (state.reshape(-1, channels) @ mix).reshape(state.shape)
         state = np.maximum(state, slope * state)
-        state *= 1 / max(float(state.std()), 1e-6)
+        state *= np.float32(1 / max(float(np.sqrt(np.vdot(state, state) / state.size)), 1e-6))
         if cells >= side:
             return np.asarray(state, np.float32)
         cells = min(2 * cells, side)

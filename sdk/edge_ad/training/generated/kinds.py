@@ -5,11 +5,13 @@ from __future__ import annotations
 import string
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
-from edge_ad.training.generated.colour import Palette, ramp
+from edge_ad.training.generated.colour import Palette, all_channels, look_up, ramp
 from edge_ad.training.generated.fields import (
     any_field,
     network_features,
@@ -51,28 +53,28 @@ def leaves(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     weight = np.full((height, width), 0.3, np.float32)
     for k in range(layers):
         gain = np.where(owner == k, strength, 0).astype(np.float32)
-        weight += np.take(gain, labels) * any_field(rng, height, width)
+        weight += look_up(gain, labels) * any_field(rng, height, width)
     np.clip(weight, -0.3, 1.3, weight)
-    base = np.take(first, labels, axis=0)
-    base += (np.take(second, labels, axis=0) - base) * weight[..., None]
+    base = look_up(first, labels)
+    base += look_up(second - first, labels) * all_channels(weight)
     if rng.random() < 0.4:
-        base *= _shading(rng, labels, count + 1)[..., None]
+        base *= all_channels(_shading(rng, labels, count + 1))
     # No surface is without a grain of its own.
     grain = standardize(octaves(rng, height, width, rng.uniform(0.8, 1.6), 8))
-    base *= np.exp(grain * np.float32(rng.exponential(0.12)))[..., None]
+    base *= all_channels(np.exp(grain * np.float32(rng.exponential(0.12))))
     base = np.maximum(base, np.float32(0.01))
     if rng.random() < 0.4:
         base = draw_marks(rng, base, palette, int(rng.integers(3, 20)))
     return base
 
 
-def _shading(rng: np.random.Generator, labels: np.ndarray, count: int) -> FloatArray:
+def _shading(rng: np.random.Generator, labels: npt.NDArray[np.uint8], count: int) -> FloatArray:
     """Each leaf lit from another side, rounded towards its border, with a dark line where leaves meet."""
     height, width = labels.shape
     tilt = rng.normal(0, rng.uniform(0.2, 1.2), (2, count)).astype(np.float32) / min(height, width)
     y = (np.arange(height, dtype=np.float32) - height / 2)[:, None]
     x = (np.arange(width, dtype=np.float32) - width / 2)[None]
-    light = np.take(tilt[0], labels) * x + np.take(tilt[1], labels) * y
+    light = look_up(tilt[0], labels) * x + look_up(tilt[1], labels) * y
     distance = border_distance(labels)
     reach = np.float32(1 / np.exp(rng.uniform(np.log(1.5), np.log(12))))
     light -= np.float32(rng.exponential(0.35)) * np.exp(-distance * reach)
@@ -89,7 +91,13 @@ def clouds(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     log = np.log(palette.near(np.repeat(first, 3, 0), 1.0) / first)
     # The three noises steer luminance, yellow-blue and one free direction.
     log[0] = rng.uniform(0.3, 0.7)
-    return np.asarray(np.exp((noise @ log).clip(-2, 2)) * first, np.float32)
+    return _mixed(noise, log, first)
+
+
+def _mixed(noise: FloatArray, mix: FloatArray, first: FloatArray) -> FloatArray:
+    """The colour ``first`` changed by ``HxWx3`` noise; each row of ``mix`` is a change of log R, G, B."""
+    log = np.asarray(cv2.transform(noise, np.ascontiguousarray(mix.T)), np.float32)
+    return np.asarray(np.exp((log + np.log(first)).clip(-4, 1.5)), np.float32)
 
 
 def textures(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -102,7 +110,7 @@ def textures(rng: np.random.Generator, height: int, width: int) -> FloatArray:
             image = image * other * 3
         else:
             mask = standardize(octaves(rng, height, width, 1.5, 2, 64))
-            blend = (0.5 + mask * np.float32(np.exp(rng.uniform(0, 3)))).clip(0, 1)[..., None]
+            blend = all_channels((0.5 + mask * np.float32(np.exp(rng.uniform(0, 3)))).clip(0, 1))
             image = image + (other - image) * blend
     return image
 
@@ -110,12 +118,12 @@ def textures(rng: np.random.Generator, height: int, width: int) -> FloatArray:
 def network(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     """A random generator network's output, its channels mixed to natural colours."""
     state = network_features(rng, height, width, 5)
-    log = (state[..., :3] - state[..., :3].mean((0, 1))).clip(-3, 3)
+    log = np.asarray(cv2.merge([standardize(state[..., c]) for c in range(3)]), np.float32).clip(-3, 3)
     palette = Palette(rng)
     first = palette.colours(1)
     mix = np.log(palette.near(np.repeat(first, 3, 0), 1.0) / first)
     mix[0] = rng.uniform(0.3, 0.7)
-    return np.asarray(np.exp((log @ mix).clip(-2, 2)) * first, np.float32)
+    return _mixed(log, mix, first)
 
 
 def fractal(rng: np.random.Generator, height: int, width: int) -> FloatArray:
@@ -135,27 +143,31 @@ def fractal(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     for i in range(rounds):
         point = np.einsum("nij,nj->ni", linear[choice[i]], point) + offset[choice[i]]
         visited[i] = point
-    points, last = visited[6:].reshape(-1, 2), choice[6:].reshape(-1)
-    centre, spread = points.mean(0), points.std(0) + 1e-3
-    zoom = rng.uniform(0.15, 0.35)
-    place = ((points - centre) / spread * zoom * min(height, width) + [height / 2, width / 2]).astype(int)
-    inside = ((place >= 0) & (place < [height, width])).all(1)
-    index = place[inside, 0] * width + place[inside, 1]
+    zoom = rng.uniform(0.15, 0.35) * min(height, width)
+    row, column = (
+        ((axis - axis.mean()) * (zoom / (axis.std() + 1e-3)) + size / 2).astype(int)
+        for axis, size in ((visited[6:, :, 0].ravel(), height), (visited[6:, :, 1].ravel(), width))
+    )
+    inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+    index, last = (row * width + column)[inside], choice[6:].ravel()[inside]
     palette = Palette(rng)
     colours = palette.colours(maps)
-    hits = np.bincount(index, minlength=height * width).astype(np.float32)
-    paint = np.stack(
-        [np.bincount(index, colours[last[inside], c], height * width).astype(np.float32) for c in range(3)], 1
-    )
-    layers = np.concatenate([hits[:, None], paint], 1).reshape(height, width, 4)
-    layers = np.asarray(cv2.GaussianBlur(layers, (0, 0), float(rng.uniform(0.6, 1.2))), np.float32)
-    cover = 1 - np.exp(-2 * layers[..., :1])
-    body = layers[..., 1:] / np.maximum(layers[..., :1], 1e-4)
+    hits = np.bincount(index, minlength=height * width)
+    inks = colours.T[:, last]
+    paint = cv2.merge([_plane(np.bincount(index, ink, height * width), height, width) for ink in inks])
+    sigma = float(rng.uniform(0.6, 1.2))
+    density = np.asarray(cv2.GaussianBlur(_plane(hits, height, width), (0, 0), sigma), np.float32)
+    cover = all_channels(1 - np.exp(-2 * density))
+    body = cv2.GaussianBlur(paint, (0, 0), sigma) / all_channels(np.maximum(density, np.float32(1e-4)))
     ground = ramp(any_field(rng, height, width), palette.colours(3))
     return np.asarray(ground + (body - ground) * cover, np.float32)
 
 
-def _rotations(angle: np.ndarray) -> np.ndarray:
+def _plane(values: npt.NDArray[Any], height: int, width: int) -> FloatArray:
+    return np.asarray(values.reshape(height, width), np.float32)
+
+
+def _rotations(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     c, s = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([c, -s], 1), np.stack([s, c], 1)], 1)
 
@@ -209,7 +221,7 @@ def relief(rng: np.random.Generator, height: int, width: int) -> FloatArray:
         labels = stack_shapes(rng, height, width, radii)
         level = np.minimum(border_distance(labels), np.float32(0.15 * side))
         surface = np.sqrt(level * np.float32(0.3 * side) + 1)
-        colours = np.take(palette.colours(count + 1), labels, axis=0)
+        colours = look_up(palette.colours(count + 1), labels)
     else:
         exponent = rng.uniform(1.6, 2.4)
         surface = standardize(octaves(rng, height, width, exponent, rng.choice([2, 4, 8])))
@@ -221,15 +233,15 @@ def relief(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     slope_y = np.asarray(cv2.Sobel(surface, cv2.CV_32F, 0, 1, scale=1 / 8), np.float32)
     toward = rng.uniform(0, 2 * np.pi)
     lift = rng.uniform(0.5, 1.5)
-    light = np.array([np.cos(toward), np.sin(toward), lift]) / np.sqrt(1 + lift**2)
+    light = np.array([np.cos(toward), np.sin(toward), lift], np.float32) / np.float32(np.hypot(1, lift))
     length = np.sqrt(slope_x**2 + slope_y**2 + 1)
     facing = (light[2] - light[0] * slope_x - light[1] * slope_y) / length
-    half = np.array([light[0], light[1], light[2] + 1])
+    half = light + np.array([0, 0, 1], np.float32)
     half /= np.linalg.norm(half)
     gloss = ((half[2] - half[0] * slope_x - half[1] * slope_y) / length).clip(0, 1)
     shine = np.float32(rng.exponential(0.3)) * gloss ** np.float32(np.exp(rng.uniform(1.5, 4.5)))
     ambient = np.float32(rng.uniform(0.15, 0.5))
-    image = colours * (ambient + facing.clip(0, 1))[..., None] + shine[..., None]
+    image = colours * all_channels(ambient + facing.clip(0, 1)) + all_channels(shine)
     return np.asarray(image, np.float32)
 
 
@@ -240,9 +252,10 @@ def collage(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     labels = stack_shapes(rng, height, width, power_law(rng, count, 0.1 * side, 0.6 * side))
     makers = (clouds, textures, network, relief)
     layers = [makers[rng.integers(len(makers))](rng, height, width) for _ in range(2)]
-    owner = rng.integers(2, size=count + 1)
+    owner = rng.integers(2, size=count + 1).astype(np.float32)
     tint = Palette(rng).colours(count + 1) / np.float32(0.35)
-    image = np.where(np.take(owner, labels)[..., None] == 0, *layers) * np.take(tint, labels, axis=0)
+    layers[0] += (layers[1] - layers[0]) * all_channels(look_up(owner, labels))
+    image = layers[0] * look_up(tint, labels)
     return np.asarray(image, np.float32)
 
 

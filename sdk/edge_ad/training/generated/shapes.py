@@ -51,17 +51,17 @@ def contours(rng: np.random.Generator, radii: FloatArray) -> FloatArray:
 
 def stack_shapes(
     rng: np.random.Generator, height: int, width: int, radii: FloatArray
-) -> npt.NDArray[np.int32]:
-    """Throw shapes of these radii on each other; ``int32 HxW``: 0 the ground, i + 1 where shape i is on top."""
+) -> npt.NDArray[np.uint8]:
+    """Throw up to 255 shapes of these radii on each other; ``uint8 HxW``: 0 the ground, i + 1 where shape i is on top."""
     centres = rng.uniform(-0.05, 1.05, (len(radii), 1, 2)) * np.array([width, height])
     outlines = ((contours(rng, radii) + centres) * (1 << _SHIFT)).astype(np.int32)
-    labels: npt.NDArray[Any] = np.zeros((height, width), np.int32)
+    labels: npt.NDArray[Any] = np.zeros((height, width), np.uint8)
     for i, outline in enumerate(outlines):
         cv2.fillPoly(labels, [outline], i + 1, cv2.LINE_8, _SHIFT)
     return labels
 
 
-def border_distance(labels: npt.NDArray[np.int32]) -> FloatArray:
+def border_distance(labels: npt.NDArray[np.uint8]) -> FloatArray:
     """Each pixel's distance to the next border between labels, in pixels."""
     inside = np.ones(labels.shape, np.uint8)
     inside[:, 1:] &= labels[:, 1:] == labels[:, :-1]
