@@ -1,6 +1,6 @@
 """Image scores, mixes and the background, compared on the raw maps that :mod:`tests.studies.training` keeps.
 
-    python -m tests.studies.scores OUT VARIANT … [--pixels]
+    python -m tests.studies.scores OUT VARIANT … [--mixes 0.5:0.5,1:0] [--pixels]
 
 No training: each row fits quantiles (and background) on a run's validation maps and scores its test maps.
 ``--pixels`` adds AUPRO, which takes a while.
@@ -39,6 +39,7 @@ MANY = 300
 class Kept:
     """The raw maps of one run, and where its images are."""
 
+    variant: str
     name: str
     test: list[RawMaps]
     validation: list[RawMaps]
@@ -57,7 +58,9 @@ def read_kept(folder: Path) -> Kept:
         defects = [bool(d) for d in arrays["defect"]]
     config, _ = read_config(folder / "run")
     dataset = read_dataset(Path(config.data))
-    return Kept(folder.name, maps["test"], maps["validation"], defects, dataset, config.preprocess)
+    return Kept(
+        folder.parent.name, folder.name, maps["test"], maps["validation"], defects, dataset, config.preprocess
+    )
 
 
 def fitted(kept: Kept, mix: MixChoice, score: str, background: bool) -> Calibration:
@@ -107,14 +110,20 @@ def aupro(kept: Kept, calibration: Calibration) -> float:
     return metrics.aupro if metrics else float("nan")
 
 
-def rows(kept: Kept, pixels: bool) -> Iterator[str]:
+def rows(kept: Kept, mixes: Sequence[str], pixels: bool) -> Iterator[str]:
     """Lines of the table for one run."""
-    for text in MIXES:
+    for text in mixes:
         for background in (False, True):
             values = [judge(kept, fitted(kept, parse_mix(text), rule, background)).auroc for rule in RULES]
             calibration = fitted(kept, parse_mix(text), "max", background)
             judged = judge(kept, calibration)
-            cells = [kept.name, text, "yes" if background else "no", *(f"{v:.4f}" for v in values)]
+            cells = [
+                kept.variant,
+                kept.name,
+                text,
+                "yes" if background else "no",
+                *(f"{v:.4f}" for v in values),
+            ]
             cells += [f"{judged.false_rejects:.3f}", f"{judged.escapes:.3f}"]
             cells += [f"{aupro(kept, calibration):.4f}"] if pixels else []
             yield f"| {' | '.join(cells)} |"
@@ -122,7 +131,7 @@ def rows(kept: Kept, pixels: bool) -> Iterator[str]:
 
 def head(pixels: bool) -> str:
     """The table's head."""
-    names = ["run", "mix", "background", *RULES, "good rejected", "defects passed"]
+    names = ["variant", "run", "mix", "background", *RULES, "good rejected", "defects passed"]
     names += ["AUPRO"] if pixels else []
     return f"| {' | '.join(names)} |\n" + "|---" * len(names) + "|"
 
@@ -133,12 +142,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("variants", nargs="+")
+    parser.add_argument("--mixes", default=",".join(MIXES))
     parser.add_argument("--pixels", action="store_true")
     given = parser.parse_args(arguments)
     print(head(given.pixels))
     for variant in given.variants:
         for folder in sorted(p.parent for p in (given.out / variant).glob(f"*/{RAW}")):
-            for line in rows(read_kept(folder), given.pixels):
+            for line in rows(read_kept(folder), given.mixes.split(","), given.pixels):
                 print(line, flush=True)
 
 
