@@ -60,11 +60,12 @@ class PlainLoop:
         """The sum of the losses for an image, a penalty image and an augmented one, ``1x3xHxW`` each."""
         squared = (self._teacher(image) - self._student(image)[0]) ** 2
         hard = torch.quantile(squared.flatten(), 0.999)
-        loss = squared[squared >= hard].mean() + (self._student(outside)[0] ** 2).mean()
+        loss: Tensor = squared[squared >= hard].mean() + (self._student(outside)[0] ** 2).mean()
         autoencoder = self.nets.autoencoder(augmented)
         loss = loss + ((self._teacher(augmented) - autoencoder) ** 2).mean()
         # The autoencoder is detached, as in the reimplementations: its imitation must not move it.
-        return loss + ((autoencoder.detach() - self._student(augmented)[1]) ** 2).mean()
+        loss = loss + ((autoencoder.detach() - self._student(augmented)[1]) ** 2).mean()
+        return loss
 
     def step(self, number: int) -> None:
         """One step."""
@@ -72,7 +73,7 @@ class PlainLoop:
         outside = self.penalty[number % len(self.penalty)][None]
         loss = self.loss(image, outside, jitter(image, self.rng))
         self.optimizer.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         self.optimizer.step()
 
 

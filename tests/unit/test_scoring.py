@@ -85,7 +85,7 @@ def test_other_impossible_calibrations_are_refused() -> None:
 )
 def test_image_scores(text: str, expected: float) -> None:
     """On the cells 0, 0.1, …, 9.9."""
-    cells = np.random.default_rng(0).permutation(100).reshape(10, 10).astype(np.float32) / 10
+    cells = (np.random.default_rng(0).permutation(100).reshape(10, 10) / 10).astype(np.float32)
     rule = parse_score(text)
     assert image_score(cells, rule) == pytest.approx(expected, rel=1e-5)
     assert parse_score(str(rule)) == rule

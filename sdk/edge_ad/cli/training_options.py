@@ -63,7 +63,9 @@ _OPTIONS = (
         help="Of the nets.",
     ),
     click.option(
-        "--teacher", type=click.Path(path_type=Path), help="Teacher file; size n has one of its own."
+        "--teacher",
+        type=click.Path(path_type=Path),
+        help="Teacher file, or a name from 'edge-ad teachers'; size n has one of its own.",
     ),
     click.option(
         "--steps",
