@@ -22,7 +22,8 @@ class ScoreRule:
     amount: float = 0.0
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.amount:g}" if self.kind in ("topk", "percentile") else self.kind
+        # Fifteen digits give every number back that was written with as many.
+        return f"{self.kind}:{self.amount:.15g}" if self.kind in ("topk", "percentile") else self.kind
 
 
 MAX = ScoreRule("max")

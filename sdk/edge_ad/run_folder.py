@@ -7,7 +7,9 @@
 ``autoencoder.safetensors``
 ``normalization.safetensors``  the teacher's channel mean and deviation
 ``calibration.json``        quantiles and threshold of the float nets; written last: a run without it is unfinished
-``metrics.jsonl``           one line for each report of the training
+``metrics.jsonl``           one line for each report and each evaluation point of the training
+``curves.png``              the same as a picture
+``points``                  evaluation points that were kept, each a run of its own
 ``checkpoint.safetensors``  what resuming needs; gone when the training is done
 """
 
@@ -61,7 +63,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         preprocess: the nets' input.
         padded: the patch description networks pad, so that the map reaches the image's border.
         teacher_channels: descriptors' length; None is the size's own.
-        steps: training steps; 0 for imported nets.
+        steps: training steps; in a finished run those that the nets have seen; 0 for imported nets.
         batch: images a step.
         rate: Adam's learning rate.
         autoencoder_rate: that of the autoencoder, with an optimizer of its own; None is one for both.
@@ -125,6 +127,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         parse_score(self.score)
 
 
+class _Version(msgspec.Struct, frozen=True):
+    format_version: int = FORMAT_VERSION
+
+
 class SplitRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """File name to content hash (SHA-256) of the images trained on and of those held out for validation."""
 
@@ -166,14 +172,14 @@ def read_config(path: Path) -> tuple[RunConfig, SplitRecord]:
     if not (path / CONFIG).is_file():
         raise RunError(f"{path}: is not a run (no {CONFIG}); 'edge-ad train' makes one")
     try:
-        config = msgspec.json.decode((path / CONFIG).read_bytes(), type=RunConfig)
+        data = (path / CONFIG).read_bytes()
+        version = msgspec.json.decode(data, type=_Version).format_version
+        if version != FORMAT_VERSION:
+            raise RunError(f"{path}: run format {version} is not known here (this is {FORMAT_VERSION})")
+        config = msgspec.json.decode(data, type=RunConfig)
         split = msgspec.json.decode((path / SPLIT).read_bytes(), type=SplitRecord)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: the run's description is damaged ({error})") from error
-    if config.format_version != FORMAT_VERSION:
-        raise RunError(
-            f"{path}: run format {config.format_version} is not known here (this is {FORMAT_VERSION})"
-        )
     return config, split
 
 

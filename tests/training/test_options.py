@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from edge_ad.checkpoint import load_tensors
+from edge_ad.cli.train import command
 from edge_ad.run_folder import open_run, open_scorer, read_config
 from edge_ad.training.job import Trainer, train
 from edge_ad.training.options import TrainOptions, parse_budget, plan
@@ -19,7 +21,7 @@ from edge_ad.training.state import read_metrics
 from edge_ad_runtime.errors import DataError, EdgeAdError, InputError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.stopping import StopRequest
-from tests.conftest import run_plan
+from tests.conftest import run_plan, write_parts
 from tests.training.test_job import StopAfter, weights
 
 
@@ -71,6 +73,66 @@ def test_contradicting_options() -> None:
         TrainOptions(steps=1, budget=60)
     with pytest.raises(InputError, match="separate"):
         TrainOptions(autoencoder_rate=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": "bset"}, "keep 'bset' is unknown; use last, best, all"),
+        ({"optimizers": "seperate"}, "optimizers 'seperate'"),
+        ({"precision": "fp16"}, "precision 'fp16'"),
+        ({"rate": 0.0}, "learning rate 0.0"),
+        ({"rate": float("nan")}, "learning rate nan"),
+        ({"optimizers": "separate", "autoencoder_rate": -1.0}, "autoencoder -1.0"),
+        ({"weight_decay": float("nan")}, "weight decay nan"),
+        ({"validation": float("nan")}, "validation share nan"),
+        ({"budget": float("inf")}, "budget inf"),
+        ({"steps": 0}, "steps, 0"),
+        ({"epochs": 0}, "epochs, 0"),
+        ({"batch": 0}, "batch, 0"),
+        ({"patience": 0}, "patience, 0"),
+        ({"evaluate_every": 0}, "evaluation points, 0"),
+        ({"evaluate_every": "pass"}, "evaluation points, pass"),
+        ({"mix": "0.5:0.5"}, "parse_mix"),
+        ({"score": "median"}, "image score 'median'"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 2**64}, "seed 18446744073709551616"),
+    ],
+)
+def test_unusable_options(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TrainOptions(**changes)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--steps", "10", "--budget", "1m"],
+        ["--autoencoder-rate", "1e-3"],
+        ["--validation", "nan"],
+        ["--rate", "nan"],
+        ["--evaluate-every", "²"],
+        ["--seed", str(2**64)],
+    ],
+)
+def test_unusable_options_are_usage_errors(tmp_path: Path, parts: Path, arguments: list[str]) -> None:
+    result = CliRunner().invoke(command, [str(parts), "-o", str(tmp_path / "run"), *arguments])
+    assert result.exit_code == 2, result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_warnings_of_a_plan(tmp_path: Path, random_teacher: Path) -> None:
+    data = write_parts(tmp_path / "data")
+    options: dict[str, Any] = {"teacher": random_teacher, "steps": 10, "evaluate_every": 2}
+    assert not plan(data, TrainOptions(**options, patience=4), "cpu").warnings
+    (never,) = plan(data, TrainOptions(**options, patience=5), "cpu").warnings
+    assert "never ends the training early" in never
+    (chosen,) = plan(data, TrainOptions(**options, patience=4, labelled=data), "cpu").warnings
+    assert "chosen on the test images" in chosen
+    other = write_parts(tmp_path / "other")
+    (other / "test" / "good" / "seen.png").write_bytes((data / "train" / "good" / "003.png").read_bytes())
+    (seen,) = plan(data, TrainOptions(**options, labelled=other), "cpu").warnings
+    assert seen.startswith("1 images of")
 
 
 def test_separate_optimizers_differ_only_by_their_rates(
@@ -133,8 +195,11 @@ def test_the_best_point_becomes_the_run(tmp_path: Path, parts: Path, random_teac
         assert train(out, made, "cpu", StopRequest(), resume=False)
         tails = [line["tail"] for line in read_metrics(out) if "tail" in line]
         best = int(np.argmin(np.asarray(tails, float)))
-        q = open_run(out).calibration.quantiles
+        run = open_run(out)
+        q = run.calibration.quantiles
         assert np.sqrt(q.qb_st * q.qb_ae) == pytest.approx(tails[best], rel=1e-6)
+        # The record says what the nets have seen, not what was planned.
+        assert run.config.steps == best + 1
         if best < len(tails) - 1:
             return
     raise AssertionError("no seed had its best point before the last")
@@ -179,15 +244,34 @@ class TickingClock:
 
 
 def test_a_budget_chooses_the_steps(tmp_path: Path, parts: Path, random_teacher: Path) -> None:
-    made = run_plan(parts, random_teacher, 1, budget=5.0, evaluate_every=1000)
+    made = run_plan(parts, random_teacher, 1, budget=6.0, evaluate_every=1000)
     out = tmp_path / "run"
     result = train(out, made, "cpu", StopRequest(), resume=False, clock=TickingClock(0.1))
-    # 33 looks at the clock are over before the steps are chosen; a step was measured at 0.1 s.
-    assert result is not None and result.steps == int((5 - 3.3) * 0.95 / 0.1 - 1)
+    # 33 looks at the clock are over before the steps are chosen; a step and an evaluation were measured at
+    # 0.1 s, and the end takes two of the latter.
+    assert result is not None and result.steps == int(((6 - 3.3) * 0.95 - 0.2) / (0.1 + 0.1 / 1000))
     assert read_config(out)[0].steps == result.steps
     with pytest.raises(EdgeAdError, match="too short"):
         train(tmp_path / "short", made, "cpu", StopRequest(), False, clock=TickingClock(1.0))
     assert not (tmp_path / "short").exists()
+
+
+def test_a_slow_start_does_not_count_as_slow_steps(
+    tmp_path: Path, parts: Path, random_teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_ad.training.job.REPORT_EVERY", 5)
+    clock, reads = TickingClock(0.1), []
+
+    def slow(stores: object) -> None:
+        clock.now += 20
+        reads.append(stores)
+
+    monkeypatch.setattr("edge_ad.training.job._decode_all", slow)
+    made = run_plan(parts, random_teacher, 1, budget=26.0, evaluate_every=1000)
+    result = train(tmp_path / "run", made, "cpu", StopRequest(), resume=False, clock=clock)
+    assert len(reads) == 1
+    assert result is not None and 12 <= result.steps <= 23
+    assert 24.5 <= result.seconds <= 26
 
 
 def test_a_budget_ends_in_time_when_the_machine_gets_slower(

@@ -81,6 +81,8 @@ def test_other_impossible_calibrations_are_refused() -> None:
         ("percentile:100", 9.9),
         ("percentile:50", 4.95),
         ("percentile:0", 0.0),
+        ("percentile:99.99999", 9.9),
+        ("topk:1234567", 4.95),
     ],
 )
 def test_image_scores(text: str, expected: float) -> None:

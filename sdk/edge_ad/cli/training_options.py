@@ -49,7 +49,7 @@ def _quantile(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
 def _evaluate_every(_ctx: click.Context, _param: click.Parameter, value: str) -> int | str:
     if value == EPOCH:
         return value
-    if not value.isdigit() or int(value) < 1:
+    if not value.isdecimal() or int(value) < 1:
         raise click.BadParameter(f"'{value}' is neither '{EPOCH}' nor a number of steps")
     return int(value)
 
@@ -190,7 +190,10 @@ def training_options(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def command(**given: Any) -> None:
         names = {f.name for f in fields(TrainOptions)} & set(given)
-        options = TrainOptions(**{name: given.pop(name) for name in names})
+        try:
+            options = TrainOptions(**{name: given.pop(name) for name in names})
+        except EdgeAdError as error:
+            raise click.UsageError(str(error)) from error
         function(options=options, **given)
 
     wrapped: Callable[..., None] = command

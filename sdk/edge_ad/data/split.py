@@ -82,7 +82,10 @@ def split_good(dataset: Dataset, fraction: float, seed: int, group: str | None =
         validation = _random_validation(paths, fraction, seed, group)
     train = tuple(p for p in paths if p not in validation)
     if len(train) < MIN_VALIDATION_IMAGES:
-        hint = "add some" if dataset.validation else "use finer groups"
+        if dataset.validation:
+            hint = "add some"
+        else:
+            hint = "hold out a smaller share" + (" or use finer groups" if group is not None else "")
         raise DataError(f"{dataset.root}: {len(train)} images are left to train on; {hint}")
     held = tuple(p for p in paths if p in validation)
     return Split(train, held, tuple(duplicates), tuple(leaking))

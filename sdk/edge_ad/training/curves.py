@@ -31,13 +31,13 @@ def draw_curves(out: Path) -> None:
     points = [(line["step"], v) for line in lines if (v := line.get("tail")) is not None]
     if points:
         validation.semilogy(*zip(*points, strict=True), label="0.995 quantile of the good validation maps")
+        validation.legend()
     validation.set_ylabel("tail")
     points = [(line["step"], v) for line in lines if (v := line.get("auroc")) is not None]
     if points:
         twin = validation.twinx()
         twin.plot(*zip(*points, strict=True), color="tab:green", label="image AUROC")
         twin.set_ylabel("image AUROC on the labelled validation set")
-    validation.legend()
     for key, label, axis in (
         ("images_per_s", "images a second", speed),
         ("rate", "learning rate", speed.twinx()),

@@ -46,7 +46,14 @@ from edge_ad.training.points import (
     raw_maps,
 )
 from edge_ad.training.schedules import parse_schedule, rate_factor
-from edge_ad.training.state import Progress, append_metrics, cut_metrics, load_state, save_state
+from edge_ad.training.state import (
+    Progress,
+    append_metrics,
+    cut_metrics,
+    load_state,
+    read_progress,
+    save_state,
+)
 from edge_ad.training.statistics import fit_teacher_statistics
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.errors import RunError
@@ -88,9 +95,8 @@ def train(
     trainer = Trainer(out, dataclasses.replace(plan, config=config), device, clock)
     if not resume:
         if config.budget is not None:
-            config = msgspec.structs.replace(config, steps=trainer.affordable_steps(start))
-            trainer = Trainer(out, dataclasses.replace(plan, config=config), device, clock)
-        write_config(out, config, trainer.split)
+            trainer.choose_steps(start)
+        write_config(out, trainer.config, trainer.split)
     if not trainer.run(start, stop):
         return None
     steps = trainer.progress.step
@@ -119,8 +125,11 @@ def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: boo
     before, before_record = read_config(out)
     if (out / CALIBRATION).exists():
         raise RunError(f"{out}: this run is finished; there is nothing to resume")
-    if config.budget is not None:
-        # The steps were chosen by the speed measured then.
+    # First, because the length of an epoch, and so the options, depend on the number of images.
+    if _all_images(before_record) != _all_images(record):
+        raise RunError(f"{out}: the images in {config.data} have changed since the run was started")
+    if config.budget is not None or _only_unfinished(out, before, config):
+        # The steps were chosen by the speed measured then, or are those that were done in the end.
         config = msgspec.structs.replace(config, steps=before.steps)
     if before != config:
         names = [f for f in RunConfig.__struct_fields__ if getattr(before, f) != getattr(config, f)]
@@ -128,8 +137,21 @@ def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: boo
             f"{out}: the run was started with other options ({', '.join(names)}); use the same ones"
         )
     if before_record != record:
-        raise RunError(f"{out}: the images in {config.data} have changed since the run was started")
+        raise RunError(f"{out}: the images are split in another way than when the run was started")
     return config
+
+
+def _all_images(record: SplitRecord) -> dict[str, str]:
+    return record.train | record.validation
+
+
+def _only_unfinished(out: Path, before: RunConfig, config: RunConfig) -> bool:
+    """Whether all steps are done and on record, so that only the results are missing."""
+    may_be_fewer = config.patience is not None or config.keep == "best"
+    if not may_be_fewer or before.steps >= config.steps or not (out / CHECKPOINT).exists():
+        return False
+    progress = read_progress(out / CHECKPOINT)
+    return progress.step == progress.end
 
 
 def _decode_all(stores: Sequence[ImageStore]) -> None:
@@ -175,10 +197,15 @@ class Trainer:
         self.schedule = parse_schedule(config.hard_quantile)
         self.feed = Feed(config, self.images, open_penalty(config))
         self.progress = Progress(0, config.steps)
+        # Seconds that the work after the last step takes, as far as it is known.
+        self.closing = 0.0
+        self._prepared = False
 
     def prepare(self) -> None:
         """Teacher statistics; after this the steps can run."""
-        fit_teacher_statistics(self.nets, self.images)
+        if not self._prepared:
+            fit_teacher_statistics(self.nets, self.images)
+            self._prepared = True
         self.nets.train()
 
     @contextlib.contextmanager
@@ -188,34 +215,45 @@ class Trainer:
         with Ahead(self.feed.make) as ahead:
             yield lambda step: self._step(ahead.get(step), clean, step)
 
-    def affordable_steps(self, start: float) -> int:
-        """How many steps the budget allows, measured by a few of them; the nets are of no use afterwards."""
+    def choose_steps(self, start: float) -> None:
+        """Take as many steps as the budget allows, measured by a few of them, which the nets then forget.
+
+        Raises:
+            RunError: the budget is too short for a single step.
+        """
         config = self.config
         assert config.budget is not None
         self.prepare()
+        fresh = {k: v.clone() for k, v in self.nets.state_dict().items()}
         times = []
         with self.steps() as do_step:
             for step in range(_WARM_UP + _TIMED):
                 began = self.clock()
-                do_step(step)
+                # Reading the loss waits until a GPU has done the step.
+                float(do_step(step).total)
                 times.append(self.clock() - began)
         began = self.clock()
         evaluate_point(self.nets, config, self.validation, 0)
         evaluation = self.clock() - began
+        self.closing = 2 * evaluation
         each = statistics.median(times[_WARM_UP:]) + evaluation / config.evaluate_every
-        left = (config.budget - (self.clock() - start)) * (1 - _RESERVE) - evaluation
+        left = (config.budget - (self.clock() - start)) * (1 - _RESERVE) - self.closing
         if left < each:
             raise RunError(
                 f"a budget of {config.budget:g} s is too short: reading the images took most of it, and a step "
                 f"takes {each:.2f} s here"
             )
-        return int(left / each)
+        self.nets.load_state_dict(fresh)
+        self.optimizers = _optimizers(self.nets, config)
+        self.config = msgspec.structs.replace(config, steps=int(left / each))
+        self.progress = Progress(0, self.config.steps)
 
     def run(self, start: float, stop: StopRequest) -> bool:
         """All steps that are left; False when asked to stop before the end. A checkpoint is written either way."""
         config, checkpoint = self.config, self.out / CHECKPOINT
         if checkpoint.exists():
             self.progress = load_state(checkpoint, self.nets, self.optimizers)
+            self._forget_lost_best()
             cut_metrics(self.out, self.progress.step)
         else:
             cut_metrics(self.out, -1)
@@ -223,7 +261,7 @@ class Trainer:
         self.nets.train()
         before = self.progress.seconds
         window: list[Losses] = []
-        window_start = last_save = self.clock()
+        loop_start = window_start = last_save = self.clock()
         first, end = self.progress.step, self.progress.end
         with (
             tqdm(total=end, initial=first, desc="train", unit="step") as bar,
@@ -237,18 +275,21 @@ class Trainer:
                 step = self.progress.step
                 window.append(do_step(step))
                 step += 1
+                end = self.progress.end
                 self.progress = msgspec.structs.replace(self.progress, step=step)
                 bar.update()
+                if config.budget is not None:
+                    now = self.clock()
+                    self.hurry(before + now - start, step - first, now - loop_start)
                 due = step % config.evaluate_every == 0 or step == self.progress.end
                 if step % REPORT_EVERY == 0 or due:
                     now = self.clock()
-                    self.report(window, now - window_start, bar)
+                    self.report(window, now - window_start, bar, end)
                     if due:
                         self.evaluate()
-                    self.hurry(before + self.clock() - start, step - first)
                     bar.total = self.progress.end
                     if now - last_save > CHECKPOINT_SECONDS:
-                        self.save(before + now - start)
+                        self.save(before + self.clock() - start)
                         last_save = now
                     window, window_start = [], self.clock()
         # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
@@ -278,8 +319,8 @@ class Trainer:
             optimizer.step()
         return Losses(*(x.detach() for x in losses))
 
-    def report(self, window: Sequence[Losses], seconds: float, bar: tqdm) -> None:
-        """Write the mean losses since the last report."""
+    def report(self, window: Sequence[Losses], seconds: float, bar: tqdm, end: int) -> None:
+        """Write the mean losses since the last report; ``end`` was the last step as the present one knew it."""
         step, config = self.progress.step, self.config
         means = {k: float(torch.stack([getattr(w, k) for w in window]).mean()) for k in Losses._fields}
         if not all(map(math.isfinite, means.values())):
@@ -291,8 +332,8 @@ class Trainer:
                 "step": step,
                 "epoch": step * config.batch / len(self.images),
                 **means,
-                "hard_quantile": self.schedule.at((step - 1) / self.progress.end),
-                "rate": config.rate * rate_factor(step - 1, self.progress.end, config.decay_at),
+                "hard_quantile": self.schedule.at((step - 1) / end),
+                "rate": config.rate * rate_factor(step - 1, end, config.decay_at),
                 "images_per_s": len(window) * config.batch / seconds,
             },
         )
@@ -300,30 +341,44 @@ class Trainer:
     def evaluate(self) -> None:
         """An evaluation point: measure, keep the nets if wanted, stop early if nothing has come of it for long."""
         config, progress = self.config, self.progress
+        began = self.clock()
         measured = evaluate_point(self.nets, config, self.validation, progress.step)
+        self.closing = 2 * (self.clock() - began)
         self.nets.train()
+        seen = msgspec.structs.replace(config, steps=progress.step)
         if measured is None:
             return
         point, calibration = measured
         append_metrics(self.out, msgspec.to_builtins(point))
         watch = progress.watch.after(point)
         if config.keep == "all":
-            keep_point(self.out, f"{point.step:06d}", self.nets, config, self.split, calibration)
+            keep_point(self.out, f"{point.step:06d}", self.nets, seen, self.split, calibration)
         if config.keep == "best" and watch.best == point:
-            keep_point(self.out, BEST, self.nets, config, self.split, calibration)
+            keep_point(self.out, BEST, self.nets, seen, self.split, calibration)
         self.progress = msgspec.structs.replace(progress, watch=watch)
         if config.patience is not None and watch.stale >= config.patience:
             self.wind_up(progress.step / config.decay_at)
 
-    def hurry(self, seconds: float, steps: int) -> None:
-        """Bring the end forward where the budget's time would run out before it."""
-        config, done = self.config, self.progress.step
-        if config.budget is None or steps < REPORT_EVERY:
-            return
-        left = config.budget * (1 - _RESERVE / 2) - seconds
-        affordable = done + max(0, int(left * done / seconds))
-        if affordable < self.progress.end:
-            self.wind_up(affordable)
+    def hurry(self, seconds: float, steps: int, spent: float) -> None:
+        """Bring the end forward where the budget's time would run out before it.
+
+        Args:
+            seconds: that all of the training has taken.
+            steps: done by this process.
+            spent: seconds that these steps took, with their evaluation points.
+        """
+        assert self.config.budget is not None
+        left = self.config.budget * (1 - _RESERVE / 2) - self.closing - seconds
+        if left <= 0:
+            self.wind_up(self.progress.step)
+        elif steps >= REPORT_EVERY and steps % REPORT_EVERY == 0:
+            self.wind_up(self.progress.step + int(left * steps / spent))
+
+    def _forget_lost_best(self) -> None:
+        """A crash while the best point was replaced may have left none: then the next point is the best."""
+        if self.config.keep == "best" and not (self.out / POINTS / BEST).exists():
+            watch = msgspec.structs.replace(self.progress.watch, best=None)
+            self.progress = msgspec.structs.replace(self.progress, watch=watch)
 
     def wind_up(self, end: float) -> None:
         """Make ``end`` the last step, unless it was earlier already; the lower learning rate comes before it."""
@@ -337,15 +392,18 @@ class Trainer:
 
     def finish(self) -> Calibration:
         """Calibrate on the validation images and write the results."""
+        steps = self.progress.step
         if self.config.keep == "best" and (self.out / POINTS / BEST).exists():
             best = open_run(self.out / POINTS / BEST)
             self.nets.load_state_dict(best.nets.state_dict())
+            steps = best.config.steps
         self.nets.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         calibration = calibrate(raw_maps(self.nets, self.validation.good), self.config)
         draw_curves(self.out)
-        if self.progress.step != self.config.steps:
-            # An early stop or a budget ended it: the record says how many steps the nets have seen.
-            write_config(self.out, msgspec.structs.replace(self.config, steps=self.progress.step), self.split)
+        if steps != self.config.steps:
+            # An early stop or a budget ended it, or an earlier point was the best: the record says how many
+            # steps the nets have seen.
+            write_config(self.out, msgspec.structs.replace(self.config, steps=steps), self.split)
         finish(self.out, self.nets, calibration)
         return calibration
 

@@ -10,14 +10,15 @@ from typing import Literal
 
 import torch
 
-from edge_ad.data import Dataset, Split, read_dataset, split_good
+from edge_ad.data import Dataset, Split, content_hash, read_dataset, split_good
 from edge_ad.run_folder import RunConfig
 from edge_ad.teacher import find_teacher, load_teacher
 from edge_ad.training.feed import GENERATED
 from edge_ad.training.schedules import parse_schedule
-from edge_ad_runtime.calibration import PAPER_MIX, MixChoice
+from edge_ad_runtime.calibration import PAPER_MIX, Mix, MixChoice
 from edge_ad_runtime.errors import InputError, RunError
 from edge_ad_runtime.preprocess import PreprocessSpec
+from edge_ad_runtime.score_rule import parse_score
 
 PAPER_STEPS, NANO_STEPS = 70_000, 2_000
 # Few steps need larger ones: measured in docs/training.md.
@@ -60,7 +61,10 @@ class TrainOptions:
         evaluate_every: steps between evaluation points, or ``epoch``.
         keep: ``last``: the nets of the last step; ``best``: those of the best evaluation point; ``all``:
             every evaluation point's beside the last ones.
-        seed: of every random choice.
+        seed: of every random choice, 0 to 2^63 - 1.
+
+    Raises:
+        InputError: an option does not do, or two exclude each other.
     """
 
     size: str = "n"
@@ -97,7 +101,43 @@ class TrainOptions:
             raise InputError("a learning rate of the autoencoder's own needs separate optimizers")
         if not 0 < self.decay_at <= 1:
             raise InputError(f"the learning rate's drop at {self.decay_at} must lie between 0 and 1")
+        if not 0 < self.validation < 1:
+            raise InputError(f"the validation share {self.validation} must lie between 0 and 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise InputError(f"the weight decay {self.weight_decay} must be at least 0")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"the seed {self.seed} must lie between 0 and 2^63 - 1")
+        if not (isinstance(self.mix, Mix) or self.mix == "auto"):
+            raise InputError(f"the mix {self.mix!r} must be a Mix or 'auto'; parse_mix reads text")
+        _positive("budget", self.budget)
+        _positive("learning rate", self.rate)
+        _positive("learning rate of the autoencoder", self.autoencoder_rate)
+        _at_least_one("steps", self.steps)
+        _at_least_one("epochs", self.epochs)
+        _at_least_one("batch", self.batch)
+        _at_least_one("patience", self.patience)
+        if self.evaluate_every != EPOCH:
+            _at_least_one("steps between two evaluation points", self.evaluate_every)
+        _known("optimizers", self.optimizers, ("joint", "separate"))
+        _known("precision", self.precision, ("auto", "fp32", "bf16"))
+        _known("keep", self.keep, ("last", "best", "all"))
         parse_schedule(self.hard_quantile)
+        parse_score(self.score)
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise InputError(f"the {name} {value} must be a number above 0")
+
+
+def _at_least_one(name: str, value: object) -> None:
+    if value is not None and not (isinstance(value, int) and value >= 1):
+        raise InputError(f"the {name}, {value}, must be a whole number of at least 1")
+
+
+def _known(name: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise InputError(f"{name} '{value}' is unknown; use {', '.join(known)}")
 
 
 @dataclass(frozen=True)
@@ -187,9 +227,24 @@ def _warnings(dataset: Dataset, split: Split, config: RunConfig, labelled: Datas
         found.append(
             "without penalty images the student is not kept from imitating the teacher on anything but good parts"
         )
-    if labelled is not None and labelled.root.resolve() == dataset.root.resolve() and config.keep == "best":
+    if labelled is not None:
+        chosen = config.keep == "best" or config.patience is not None
+        if chosen and labelled.root.resolve() == dataset.root.resolve():
+            found.append(
+                f"the nets are chosen on the test images of {dataset.root}: figures measured on these will be too "
+                "good"
+            )
+        seen = {content_hash(p) for p in (*split.train, *split.validation)}
+        if both := sum(content_hash(image.path) in seen for image in labelled.test):
+            found.append(
+                f"{both} images of {labelled.root} are trained on or held out too: the image AUROC on it will be "
+                "too good"
+            )
+    points = math.ceil(config.steps / config.evaluate_every)
+    if config.patience is not None and config.budget is None and points <= config.patience:
         found.append(
-            f"the nets are chosen on the test images of {dataset.root}: figures measured on these will be too good"
+            f"a patience of {config.patience} never ends the training early: it has {points} evaluation "
+            "points only"
         )
     return found
 

@@ -22,6 +22,7 @@ from edge_ad_calibration.fit import QUANTILE_B, fit_calibration
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError, DataError
+from edge_ad_runtime.files import folder_written_atomically
 from edge_ad_runtime.scoring import apply_calibration
 
 POINTS = "points"
@@ -160,10 +161,14 @@ def keep_point(
     split: SplitRecord,
     calibration: Calibration,
 ) -> Path:
-    """Write the nets as a run of their own, ``points/<name>``, with all that scoring needs."""
+    """Write the nets as a run of their own, ``points/<name>``, with all that scoring needs.
+
+    A crash leaves the point that was there before, the new one, or none, never a part of one.
+    """
     folder = out / POINTS / name
-    if folder.exists():
-        shutil.rmtree(folder)
-    write_config(folder, config, split)
-    finish(folder, nets, calibration)
+    with folder_written_atomically(folder) as temporary:
+        write_config(temporary, config, split)
+        finish(temporary, nets, calibration)
+        if folder.exists():
+            shutil.rmtree(folder)
     return folder

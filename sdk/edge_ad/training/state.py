@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -47,6 +48,19 @@ def load_state(path: Path, nets: EfficientAdNets, optimizers: Sequence[torch.opt
     load_module(nets, tensors, "nets.", path)
     for i, optimizer in enumerate(optimizers):
         load_optimizer(optimizer, tensors, f"optimizer{i}.")
+    return _progress(path, meta)
+
+
+def read_progress(path: Path) -> Progress:
+    """How far a checkpoint's training had come.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    return _progress(path, load_tensors(path)[1])
+
+
+def _progress(path: Path, meta: Mapping[str, Any]) -> Progress:
     try:
         return msgspec.convert(meta["progress"], Progress)
     except (KeyError, msgspec.ValidationError) as error:
