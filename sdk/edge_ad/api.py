@@ -11,6 +11,7 @@ convert(model, "bottle.edgead")
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,7 +126,7 @@ def train(
     resume: bool = False,
     stop: StopRequest | None = None,
 ) -> Model:
-    """Train a run in the folder ``out`` on the good images of ``data``.
+    """Train a run in the folder ``out`` on the good images of ``data``; what is odd about them is warned of.
 
     Args:
         data: a data set, or a folder of images of good parts.
@@ -141,6 +142,8 @@ def train(
     """
     resolved = resolve_device(device)
     prepared = plan(Path(data), options or TrainOptions(), resolved)
+    for text in prepared.warnings:
+        warnings.warn(text, stacklevel=2)
     if train_run(Path(out), prepared, resolved, stop or StopRequest(), resume) is None:
         raise RunError(f"{out}: the training was stopped; go on with resume=True")
     return load(out)

@@ -74,3 +74,12 @@ def test_a_stopped_training_says_so(tmp_path: Path, parts: Path, random_teacher:
     with pytest.raises(RunError, match="resume=True"):
         train(parts, tmp_path / "run", options, device="cpu", stop=stop)
     assert train(parts, tmp_path / "run", options, device="cpu", resume=True).calibration.images == 5
+
+
+def test_oddities_are_warned_of_and_names_are_teachers(tmp_path: Path, parts: Path) -> None:
+    options = TrainOptions(teacher="n", steps=1, penalty="none")
+    with pytest.warns(UserWarning, match="without penalty images"):
+        model = train(parts, tmp_path / "run", options, device="cpu")
+    assert model.calibration.background is not None
+    with pytest.raises(RunError, match="nosuch"):
+        train(parts, tmp_path / "other", TrainOptions(teacher="nosuch"), device="cpu")

@@ -288,10 +288,10 @@ class Trainer:
                     if due:
                         self.evaluate()
                     bar.total = self.progress.end
-                    if now - last_save > CHECKPOINT_SECONDS:
-                        self.save(before + self.clock() - start)
-                        last_save = now
                     window, window_start = [], self.clock()
+                if self.clock() - last_save > CHECKPOINT_SECONDS:
+                    self.save(before + self.clock() - start)
+                    last_save = self.clock()
         # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
         self.save(before + self.clock() - start)
         return True

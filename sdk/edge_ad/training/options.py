@@ -36,7 +36,7 @@ class TrainOptions:
 
     Args:
         size: ``n``, ``s`` or ``m``.
-        teacher: a teacher's file; None is the one that comes with the size.
+        teacher: a teacher's file, or a name that ``edge-ad teachers`` lists; None is the one that comes with the size.
         steps: training steps; at most one of ``steps``, ``epochs`` and ``budget`` is given.
         epochs: passes over the training images.
         budget: seconds that the whole training may take; chooses the steps.
@@ -68,7 +68,7 @@ class TrainOptions:
     """
 
     size: str = "n"
-    teacher: Path | None = None
+    teacher: Path | str | None = None
     steps: int | None = None
     epochs: int | None = None
     budget: float | None = None
@@ -161,7 +161,7 @@ def plan(data: Path, options: TrainOptions, device: str) -> Plan:
     """
     dataset = read_dataset(data)
     split = split_good(dataset, options.validation, options.seed, options.group)
-    path, name, digest = find_teacher(options.size, options.teacher)
+    path, name, digest = find_teacher(options.size, Path(options.teacher) if options.teacher else None)
     teacher, size, _ = load_teacher(path)
     if size != options.size:
         raise RunError(f"{path}: is a teacher of size '{size}', not '{options.size}'")
