@@ -278,20 +278,19 @@ class Trainer:
                 end = self.progress.end
                 self.progress = msgspec.structs.replace(self.progress, step=step)
                 bar.update()
+                now = self.clock()
                 if config.budget is not None:
-                    now = self.clock()
                     self.hurry(before + now - start, step - first, now - loop_start)
                 due = step % config.evaluate_every == 0 or step == self.progress.end
                 if step % REPORT_EVERY == 0 or due:
-                    now = self.clock()
                     self.report(window, now - window_start, bar, end)
                     if due:
                         self.evaluate()
                     bar.total = self.progress.end
                     window, window_start = [], self.clock()
-                if self.clock() - last_save > CHECKPOINT_SECONDS:
+                if now - last_save > CHECKPOINT_SECONDS:
                     self.save(before + self.clock() - start)
-                    last_save = self.clock()
+                    last_save = now
         # The calibration may yet be refused, for a validation image that has gone, say: keep the steps.
         self.save(before + self.clock() - start)
         return True
