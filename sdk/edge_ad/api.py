@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_ad.conversion import Conversion, ConvertOptions
+from edge_ad.conversion import Conversion, ConvertOptions, labelled_images
 from edge_ad.conversion import convert as convert_run
-from edge_ad.data import Dataset, read_dataset
+from edge_ad.data import read_dataset
 from edge_ad.devices import resolve_device
 from edge_ad.evaluation.evaluate import Evaluation
 from edge_ad.evaluation.evaluate import evaluate as evaluate_scorer
@@ -182,13 +182,8 @@ def convert(
         DataError, BundleError: see :func:`edge_ad.conversion.convert`.
     """
     opened = open_run(run.path if isinstance(run, Model) else Path(run))
-    own = Path(opened.config.data)
-    labelled: Dataset | None = None
-    if test is not None:
-        labelled = read_dataset(Path(test))
-    elif own.is_dir() and (found := read_dataset(own)).test:
-        labelled = found
-    images = Path(calibration_images) if calibration_images is not None else own
+    labelled = labelled_images(opened, Path(test) if test is not None else None)
+    images = Path(calibration_images or opened.config.data)
     return convert_run(opened, images, labelled, Path(out), options or ConvertOptions())
 
 

@@ -147,6 +147,26 @@ def convert(
     return Conversion(out, bundle.id, report, sets.warnings)
 
 
+def labelled_images(run: Run, given: Path | None) -> Dataset | None:
+    """The labelled images to measure on: those given, or the run's own data if that is still there and has some.
+
+    Raises:
+        DataError: the given folder has no labelled images.
+    """
+    if given is not None:
+        dataset = read_dataset(given)
+        if not dataset.test:
+            raise DataError(
+                f"{given}: has no labelled test images (test/good, test/<defect>) to measure the cost on"
+            )
+        return dataset
+    own = Path(run.config.data)
+    if not own.is_dir():
+        return None
+    dataset = read_dataset(own)
+    return dataset if dataset.test else None
+
+
 class _Model:
     """A scorer on an engine, calibrated during the conversion; satisfies the evaluation's Scorer."""
 

@@ -10,12 +10,10 @@ import msgspec
 
 from edge_ad.cli.options import job_threads
 from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
-from edge_ad.conversion import ConvertOptions, convert
-from edge_ad.data import Dataset, read_dataset
-from edge_ad.run_folder import Run, open_run
+from edge_ad.conversion import ConvertOptions, convert, labelled_images
+from edge_ad.run_folder import open_run
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
 from edge_ad_runtime.calibration import MixChoice
-from edge_ad_runtime.errors import DataError
 
 
 @click.command()
@@ -61,29 +59,13 @@ def command(
     opened = open_run(run)
     options = ConvertOptions(target, precision, false_reject_rate, threshold, score, mix, background, seed)
     images = calibration_images or Path(opened.config.data)
-    result = convert(opened, images, _test_set(opened, test), out, options)
+    result = convert(opened, images, labelled_images(opened, test), out, options)
     for warning in result.warnings:
         click.echo(f"warning: {warning}", err=True)
     if as_json:
         click.echo(msgspec.json.encode(result.report))
     else:
         click.echo(_summary(result.path, precision, result.report))
-
-
-def _test_set(run: Run, given: Path | None) -> Dataset | None:
-    """The labelled images: those given, or the run's own data if that is still there and has some."""
-    if given is not None:
-        dataset = read_dataset(given)
-        if not dataset.test:
-            raise DataError(
-                f"{given}: has no labelled test images (test/good, test/<defect>) to measure the cost on"
-            )
-        return dataset
-    own = Path(run.config.data)
-    if not own.is_dir():
-        return None
-    dataset = read_dataset(own)
-    return dataset if dataset.test else None
 
 
 def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
