@@ -1,0 +1,73 @@
+"""LiteRT, or the older tflite-runtime, on the CPU."""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from edge_ad_runtime.engines.base import RawMaps
+from edge_ad_runtime.errors import BundleError, MissingExtra
+from edge_ad_runtime.types import Image
+
+
+class TfliteEngine:
+    """Runs a fused ``.tflite`` graph (float or INT8) with the XNNPACK kernels where they cover an operator.
+
+    Input ``image``, ``uint8 1xHxWx3``; outputs ``map_st`` and ``map_ae``, ``float32 1xhxw``. Not for use by
+    two threads at once.
+    """
+
+    def __init__(self, model: bytes, threads: int | None = None) -> None:
+        interpreter, self.name = _interpreter()
+        try:
+            self._interpreter: Any = interpreter(model_content=model, num_threads=threads or _cores())
+            self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise BundleError(f"{self.name} refuses the model: {error}") from error
+        self._image = _index(self._interpreter.get_input_details(), "image", np.uint8)
+        outputs = self._interpreter.get_output_details()
+        self._maps = [_index(outputs, name, np.float32) for name in ("map_st", "map_ae")]
+
+    def run(self, batch: Image) -> RawMaps:
+        self._interpreter.set_tensor(self._image, batch)
+        self._interpreter.invoke()
+        # get_tensor copies: the maps stay as they are when the next image runs.
+        map_st, map_ae = (self._interpreter.get_tensor(i)[0] for i in self._maps)
+        return RawMaps(map_st, map_ae)
+
+
+def _interpreter() -> tuple[Any, str]:
+    """The interpreter's class and what to call it."""
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter, f"LiteRT {version('ai-edge-litert')}"
+    except ImportError:
+        pass
+    try:
+        from tflite_runtime.interpreter import Interpreter
+
+        return Interpreter, f"tflite-runtime {version('tflite-runtime')}"
+    except ImportError as error:
+        raise MissingExtra(
+            "ai-edge-litert",
+            "tflite",
+            "a bundle of the target 'tflite' (or, where numpy is below 2, the extra 'tflite-runtime')",
+        ) from error
+
+
+def _cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _index(details: list[dict[str, Any]], name: str, dtype: type[np.generic]) -> int:
+    for tensor in details:
+        if tensor["name"] == name and tensor["dtype"] is dtype:
+            return int(tensor["index"])
+    raise BundleError(
+        f"the model has no tensor '{name}' of {dtype.__name__} among its inputs and outputs; convert it again"
+    )
