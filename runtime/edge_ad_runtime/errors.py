@@ -44,11 +44,17 @@ class OutputError(EdgeAdError, OSError):
     """A reject output cannot be opened or driven."""
 
 
-class MissingExtra(EdgeAdError, ImportError):
-    """An optional package is needed that the base installation leaves out."""
+class EngineError(EdgeAdError, RuntimeError):
+    """An engine or its device fails, whatever the bundle: no GPU, no memory, a driver that does not fit."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
+
+class MissingExtra(EdgeAdError, ImportError):
+    """An optional package is needed that the base installation leaves out.
+
+    ``remedy`` says how to install it where pip and the extra do not do.
+    """
+
+    def __init__(self, package: str, extra: str, purpose: str, remedy: str | None = None) -> None:
         self.extra = extra
-        super().__init__(
-            f"{purpose} needs the package '{package}', which is not installed: pip install 'edge-ad[{extra}]'"
-        )
+        remedy = remedy or f"pip install 'edge-ad[{extra}]'"
+        super().__init__(f"{purpose} needs the package '{package}', which is not installed: {remedy}")

@@ -16,10 +16,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge_ad_calibration.history import POINTER, Entry, History, default_state_dir
+from edge_ad_calibration.history import POINTER, Entry, History
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.state import default_state_dir
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ from typing import Any
 import click
 import msgspec
 
-from edge_ad_calibration.history import History, default_state_dir
+from edge_ad_calibration.history import History
 from edge_ad_runtime.bundle import Bundle
 from edge_ad_runtime.calibration import Calibration
+from edge_ad_runtime.state import default_state_dir
 
 state_option = click.option(
     "--state",

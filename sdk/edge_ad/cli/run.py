@@ -15,7 +15,7 @@ from typing import TypeVar
 import click
 import msgspec
 
-from edge_ad_calibration.history import History, default_state_dir
+from edge_ad_calibration.history import History
 from edge_ad_runtime.actuation import open_actuators
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration
@@ -25,6 +25,7 @@ from edge_ad_runtime.events import PartEvent, open_events, parse_events
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.line import LineSummary, run_line
 from edge_ad_runtime.outputs import OutputConfig, parse_output
+from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.stopping import StopRequest, stop_on_signals
 
 _T = TypeVar("_T")
