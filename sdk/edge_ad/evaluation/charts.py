@@ -31,7 +31,7 @@ def histogram(evaluation: Evaluation) -> Image:
     for scored in evaluation.images:
         kinds.setdefault(scored.image.kind, []).append(scored.score)
     scores = [s.score for s in evaluation.images]
-    edges, logarithmic = _bin_edges(
+    edges, logarithmic = bin_edges(
         scores, statistics.median(scores) if outcome is None else outcome.threshold
     )
     figure = Figure(figsize=(9, 5), dpi=100, layout="constrained")
@@ -41,7 +41,7 @@ def histogram(evaluation: Evaluation) -> Image:
         bins=edges,
         stacked=True,
         label=[f"{kind} ({len(values)})" for kind, values in kinds.items()],
-        color=_kind_colours(list(kinds)),
+        color=kind_colours(list(kinds)),
     )
     if logarithmic:
         axes.set_xscale("log")
@@ -60,10 +60,10 @@ def histogram(evaluation: Evaluation) -> Image:
     axes.set_ylabel("images")
     axes.set_title("Scores of the test images; right of a threshold is rejected")
     axes.legend()
-    return _rendered(figure)
+    return decode_image(png_of(figure))
 
 
-def _bin_edges(scores: Sequence[float], middle: float) -> tuple[list[float], bool]:
+def bin_edges(scores: Sequence[float], middle: float) -> tuple[list[float], bool]:
     """Edges of about forty bins, one of them at ``middle`` so that no bar stands on both sides of it, and
     whether they are spaced logarithmically (scores far above it)."""
     values = np.asarray([*scores, middle])
@@ -78,7 +78,7 @@ def _bin_edges(scores: Sequence[float], middle: float) -> tuple[list[float], boo
     return (np.exp(edges) if logarithmic else edges).tolist(), logarithmic
 
 
-def _kind_colours(kinds: Sequence[str]) -> list[str]:
+def kind_colours(kinds: Sequence[str]) -> list[str]:
     """Green for good images, violet to yellow for the defects."""
     defects = [kind for kind in kinds if kind != "good"]
     places = np.linspace(0.15, 0.85, len(defects))
@@ -110,11 +110,12 @@ def roc_picture(evaluation: Evaluation) -> Image | None:
     axes.set_xlim(-0.02, 1.02)
     axes.set_ylim(-0.02, 1.02)
     axes.legend(loc="lower right")
-    return _rendered(figure)
+    return decode_image(png_of(figure))
 
 
-def _rendered(figure: Figure) -> Image:
+def png_of(figure: Figure) -> bytes:
+    """A figure as a PNG file's bytes."""
     encoded = io.BytesIO()
     # A Figure of its own, without pyplot, draws with Agg and holds no global state.
     figure.savefig(encoded, format="png")
-    return decode_image(encoded.getvalue())
+    return encoded.getvalue()

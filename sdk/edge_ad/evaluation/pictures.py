@@ -20,7 +20,7 @@ from edge_ad_runtime.errors import InputError, MissingExtra
 from edge_ad_runtime.files import folder_written_atomically
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.placement import inspected_region, place_map
-from edge_ad_runtime.preprocess import PreprocessSpec, resize
+from edge_ad_runtime.preprocess import PreprocessSpec, Roi, resize
 from edge_ad_runtime.types import FloatArray, Image
 
 try:
@@ -132,40 +132,52 @@ def overlay(scored: ScoredImage, preprocess: PreprocessSpec, look: Look, side: i
         ImageError: the image or its mask cannot be read.
     """
     image = read_image(scored.image.path)
-    height, width = _panel_size(image.shape[0], image.shape[1], side)
+    height, width = panel_size(image, side)
     plain = resize(image, height, width)
-    heat = _heat(scored, preprocess, image, look, (height, width))
+    region = inspected_region(preprocess, *image.shape[:2])
+    placed = place_map(scored.anomaly_map, preprocess, *image.shape[:2])
+    contour = look.level if look.contour else None
+    heat = heat_panel(image, placed, region, (height, width), look.level, contour)
     mask = image_mask(scored)
     for panel in (plain, heat):
         if mask is not None:
             _outline(panel, mask.astype(np.uint8), _CYAN)
     gap = np.full((height, _GAP, 3), _BACKGROUND, np.uint8)
-    panels = np.hstack([plain, gap, heat, gap, _colour_bar(height)])
+    panels = np.hstack([plain, gap, heat, gap, colour_bar(height)])
     return np.vstack([_caption(panels.shape[1], scored, look.threshold), panels])
 
 
-def _panel_size(height: int, width: int, side: int) -> tuple[int, int]:
+def panel_size(image: Image, side: int) -> tuple[int, int]:
+    """Height and width of an image whose longer side becomes ``side`` pixels."""
+    height, width = image.shape[:2]
     scale = side / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def _heat(
-    scored: ScoredImage, preprocess: PreprocessSpec, image: Image, look: Look, size: tuple[int, int]
+def heat_panel(
+    image: Image, placed: FloatArray, region: Roi, size: tuple[int, int], level: float, contour: float | None
 ) -> Image:
-    """The anomaly map in colours over the grey image, at the panel's size; grey outside the region."""
+    """An anomaly map in colours over the grey image, ``uint8 HxWx3`` RGB of ``size``; grey outside the region.
+
+    Args:
+        image: the camera image, ``uint8 HxWx3`` RGB.
+        placed: the combined map at the image's resolution, ``float32`` of the region's size.
+        region: the inspected part of the image.
+        size: height and width of the panel.
+        level: the map's value in the middle of the colours, see :func:`colour_level`.
+        contour: where the map exceeds it, a white line goes round; None draws none.
+    """
     height, width = image.shape[:2]
-    region = inspected_region(preprocess, height, width)
     rows = slice(region.y, region.y + region.height)
     columns = slice(region.x, region.x + region.width)
-    placed = place_map(scored.anomaly_map, preprocess, height, width)
-    colours = _colours(colour_level(placed, look.level))
+    colours = _colours(colour_level(placed, level))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     heat = np.asarray(grey // 2, np.uint8)
     heat[rows, columns] = cv2.addWeighted(grey[rows, columns], 0.35, colours, 0.65, 0)
     heat = resize(heat, *size)
-    if look.contour:
+    if contour is not None:
         above = np.zeros((height, width), np.uint8)
-        above[rows, columns] = placed > look.level
+        above[rows, columns] = placed > contour
         _outline(heat, above, _WHITE)
     return heat
 
@@ -175,7 +187,7 @@ def _colours(level: FloatArray) -> Image:
     return np.asarray(cv2.cvtColor(mapped, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def _colour_bar(height: int) -> Image:
+def colour_bar(height: int) -> Image:
     """All colours, the highest at the top, with a white tick at the middle."""
     level = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_COLOUR_BAR, axis=1)
     bar = _colours(level)

@@ -1,0 +1,1 @@
+"""The conversion's report: its record (``report.json``) and the pages made from it."""
