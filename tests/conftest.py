@@ -80,7 +80,7 @@ def bad_part(seed: int, height: int = 48, width: int = 64) -> npt.NDArray[np.uin
 def write_tiny_bundle(path: Path) -> Path:
     """A real bundle around :func:`tiny_model`, calibrated on thirty good parts."""
     model = tiny_model()
-    engine = open_engine("ort", model, threads=1)
+    engine = open_engine("ort", model, "fp32", threads=1)
     spec = PreprocessSpec(height=TINY_SIZE, width=TINY_SIZE)
     batches = [preprocess(good_part(seed), spec) for seed in range(30)]
     maps = [engine.run(batch) for batch in batches]

@@ -25,6 +25,7 @@ import msgspec
 import numpy as np
 
 from edge_ad_runtime.calibration import Calibration, decode_calibration
+from edge_ad_runtime.engines.base import Precision, Target
 from edge_ad_runtime.errors import BundleError
 from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.preprocess import PreprocessSpec
@@ -49,8 +50,8 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     name: str
     size: str
-    target: Literal["ort"]
-    precision: Literal["fp32", "int8"]
+    target: Target
+    precision: Precision
     model: str
     preprocess: PreprocessSpec
     map_height: int

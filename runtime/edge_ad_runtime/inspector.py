@@ -48,7 +48,9 @@ class Inspector:
             BundleError, MissingExtra: see :func:`edge_ad_runtime.engines.open_engine`.
         """
         self.bundle = bundle
-        self.engine: Engine = open_engine(bundle.manifest.target, bundle.model, threads)
+        self.engine: Engine = open_engine(
+            bundle.manifest.target, bundle.model, bundle.manifest.precision, threads
+        )
         self.calibration = calibration or bundle.calibration
         if self.calibration.bundle != bundle.id:
             raise CalibrationError(

@@ -107,8 +107,8 @@ def convert(
     fit_images = [read_image(p) for p in sets.fit]
     range_batches = [preprocess(read_image(p), spec) for p in sets.ranges]
     models = build_ort(describe(run.nets), options.precision, range_batches)
-    reference = _Model(open_engine("ort", models.float_model), spec)
-    target = _Model(open_engine(options.target, models.target_model), spec)
+    reference = _Model(open_engine("ort", models.float_model, "fp32"), spec)
+    target = _Model(open_engine(options.target, models.target_model, options.precision), spec)
     deviation = _check_fusion(run, reference, fit_images[:_PARITY_IMAGES])
     for model in (reference, target):
         model.fit(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from edge_ad_runtime.types import FloatArray, Image
+
+# ort: onnxruntime; tflite: LiteRT or the older tflite-runtime; openvino; tensorrt: NVIDIA's, on a Jetson.
+Target = Literal["ort", "tflite", "openvino", "tensorrt"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 
 class RawMaps(NamedTuple):
