@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 import pytest
@@ -25,7 +27,7 @@ class Small:
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
-        self.constants: dict[str, np.ndarray] = {}  # type: ignore[type-arg]
+        self.constants: dict[str, npt.NDArray[Any]] = {}
         self.opset, self.outputs = MAX_OPSET, ["map_st"]
         self.input_shape: list[int | str] = [1, 8, 8, 3]
         self.node("Cast", ["image"], "float", to=TensorProto.FLOAT)
@@ -50,14 +52,14 @@ class Small:
         self.node("Mul", ["difference.dq", "difference.dq"], "square")
         self.node("ReduceMean", ["square"], "map_st", axes=[1], keepdims=0)
 
-    def node(self, operator: str, inputs: list[str], output: str, **attributes: object) -> None:
+    def node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> None:
         self.nodes.append(helper.make_node(operator, inputs, [output], output, **attributes))
 
     def pair(self, tensor: str, scale: float | FloatArray, axis: int | None = None) -> None:
         self.constants[f"{tensor}.scale"] = np.asarray(scale, np.float32)
         self.constants[f"{tensor}.zero"] = np.zeros(np.shape(scale), np.int8)
         operands = [f"{tensor}.scale", f"{tensor}.zero"]
-        attributes = {} if axis is None else {"axis": axis}
+        attributes: dict[str, Any] = {} if axis is None else {"axis": axis}
         self.node("QuantizeLinear", [tensor, *operands], f"{tensor}.q", **attributes)
         self.node("DequantizeLinear", [f"{tensor}.q", *operands], f"{tensor}.dq", **attributes)
 
