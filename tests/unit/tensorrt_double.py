@@ -91,6 +91,8 @@ class Cudart:
         return CudaError.cudaSuccess, f"text of {error.name}".encode()
 
     def cudaGetDeviceProperties(self, device: int) -> tuple[CudaError, Any]:
+        if "driver" in self._device.refuses:
+            raise RuntimeError("Failed to dlopen libcuda.so.1")
         if error := self._failing("cudaGetDeviceProperties"):
             return error, None
         assert device == 0
@@ -262,7 +264,7 @@ class OnnxParser:
             return False
         try:
             proto = onnx.load_from_string(model)
-        except Exception:  # protobuf's DecodeError
+        except Exception:  # noqa: BLE001 - protobuf's DecodeError, whose stubs are not installed
             self._errors.append("could not parse the model")
             return False
         limit = 17 if self._network.major == 8 else 20

@@ -325,6 +325,11 @@ def test_no_driver_is_explained(device: Device) -> None:
     device.failing["cudaGetDeviceProperties"] = CudaError.cudaErrorInsufficientDriver
     with pytest.raises(EngineError, match="no NVIDIA driver here, or cuda-python is for a newer CUDA"):
         opened()
+    # What cuda-python 12.2 does instead of returning an error.
+    del device.failing["cudaGetDeviceProperties"]
+    device.refuses.add("driver")
+    with pytest.raises(EngineError, match="cudaGetDeviceProperties failed: Failed to dlopen"):
+        opened()
 
 
 @pytest.mark.parametrize(

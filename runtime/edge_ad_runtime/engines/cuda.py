@@ -72,7 +72,10 @@ class Cuda:
 
     def _call(self, function: str, *arguments: Any) -> Any:
         """Call a function of the CUDA runtime; each returns its error code first, then its result if it has one."""
-        code, *results = getattr(self._cudart, function)(*arguments)
+        try:
+            code, *results = getattr(self._cudart, function)(*arguments)
+        except RuntimeError as error:  # cuda-python before 12.6 where there is no driver
+            raise EngineError(f"CUDA: {function} failed: {error}") from error
         if code != self._cudart.cudaError_t.cudaSuccess:
             _, text = self._cudart.cudaGetErrorString(code)
             raise EngineError(f"CUDA: {function} failed: {text.decode(errors='replace')}{_hint(code)}")
