@@ -86,7 +86,7 @@ def test_every_device_module_imports_without_the_extras() -> None:
     assert loaded == []
 
 
-@pytest.mark.parametrize("verb", ["info", "verify", "run", "recalibrate", "rollback", "bench"])
+@pytest.mark.parametrize("verb", ["info", "report", "verify", "run", "recalibrate", "rollback", "bench"])
 def test_device_verb_imports_without_the_extras(verb: str) -> None:
     _, asked, loaded = _import(f"edge_ad.cli.{verb}")
     assert asked == []

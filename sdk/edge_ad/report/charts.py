@@ -17,15 +17,33 @@ from edge_ad_runtime.errors import MissingExtra
 try:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 except ImportError as error:
     raise MissingExtra("matplotlib", "host", "the charts of a conversion report") from error
 
 _DPI = 120
 _FLIPPED = "#d62728"
 _NO_LABEL = "#6b7280"
-# Where the axis of map correlations may have a tick.
-_TICKS = (-1, 0, 0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
+# Where the axis of map correlations may have a tick, and those that remain on a long one.
+_TICKS = (
+    -1,
+    0,
+    0.5,
+    0.8,
+    0.9,
+    0.95,
+    0.98,
+    0.99,
+    0.995,
+    0.998,
+    0.999,
+    0.9995,
+    0.9998,
+    0.9999,
+    0.99999,
+    0.999999,
+)
+_SPARSE_TICKS = (-1, 0, 0.9, 0.99, 0.999, 0.9999, 0.99999, 0.999999)
 _MOST_BARS = 40
 
 
@@ -48,8 +66,8 @@ def scatter(report: Report) -> bytes:
     low, high = min([*values, middle]), max([*values, middle])
     logarithmic = low > 0 and high > 10 * middle
     if logarithmic:
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        _logarithmic(axes, "x")
+        _logarithmic(axes, "y")
         low, high = low / 1.15, high * 1.15
     else:
         margin = 0.05 * (high - low) or 1.0
@@ -109,9 +127,10 @@ def histograms(report: Report) -> bytes:
                 label=[f"{kind} ({len(chosen)})" for kind, _, _, chosen in groups],
             )
         if logarithmic:
-            axes.set_xscale("log")
+            _logarithmic(axes, "x")
         axes.axvline(middle, color="black", linewidth=1.5, label="threshold")
         axes.set_ylabel(f"{name}: images")
+    upper.yaxis.set_major_locator(MaxNLocator(integer=True))
     upper.tick_params(labelbottom=False)
     lower.set_xlabel(f"score {unit}")
     _legend(upper, "upper right")
@@ -144,14 +163,15 @@ def correlations(report: Report) -> bytes:
             label=f"limit {limit:g}",
         )
     axes.set_xlim(float(edges[0]), float(edges[-1]))
-    ticks = dict(zip(_stretched(_TICKS).tolist(), _TICKS, strict=True))
+    labels = _TICKS if edges[-1] - edges[0] < 3 else _SPARSE_TICKS
+    ticks = dict(zip(_stretched(labels).tolist(), labels, strict=True))
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{ticks.get(place, 0):g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("map correlation")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("images")
-    if axes.get_legend_handles_labels()[1]:
-        _legend(axes, "upper left")
+    _legend(axes, "upper left")
     return png_of(figure)
 
 
@@ -169,7 +189,7 @@ def sensitivity(report: Report) -> bytes:
     # A dollar sign would begin a formula.
     names = [s.layer.encode("ascii", "replace").decode()[-60:].replace("$", r"\$") for s, _ in layers]
     axes.set_yticks(range(len(layers)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(max(len(layers), 1) - 0.4, -0.6)
     axes.set_xlabel("relative map error if only this layer is INT8")
     return png_of(figure)
 
@@ -213,5 +233,15 @@ def _stretched(values: Sequence[float]) -> npt.NDArray[np.float64]:
     return -np.log10(np.maximum(1 - np.asarray(values, np.float64), 1e-6))
 
 
+def _logarithmic(axes: Axes, which: Literal["x", "y"]) -> None:
+    """A logarithmic axis with plain numbers at 1, 2 and 5 of each decade."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def _legend(axes: Axes, place: Literal["upper left", "upper right"]) -> None:
-    axes.legend(loc=place, fontsize=8, framealpha=0.9)
+    if axes.get_legend_handles_labels()[1]:
+        axes.legend(loc=place, fontsize=8, framealpha=0.9)

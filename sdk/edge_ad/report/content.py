@@ -137,7 +137,7 @@ def _scores(r: Report) -> Iterator[Block]:
     if not relative_scores(r):
         unit = "less each model's own threshold"
     left_out = sum(defined(i.float_score) is None or defined(i.target_score) is None for i in r.images)
-    missing = f" {plural(left_out, 'image')} without a finite score are not drawn." if left_out else ""
+    missing = f" Without a finite score and not drawn: {plural(left_out, 'image')}." if left_out else ""
     yield Table(
         ("", "value", "what it is"),
         (
@@ -221,8 +221,8 @@ def _scale_caption(r: Report) -> str:
     else:
         middle = "its middle, the white tick, is half the highest cell of the two maps of that picture"
     return (
-        f"The colours of the heat maps, lowest on the left. Black is 0, where nine tenths of the cells of good "
-        f"images lie; {middle}. Both maps of a picture have the same scale."
+        f"The colours of the heat maps, lowest on the left. Black is 0, below which nine tenths of the cells of "
+        f"good images lie; {middle}. Both maps of a picture have the same scale."
     )
 
 
@@ -326,12 +326,14 @@ def _quantization(r: Report) -> Iterator[Block]:
     )
     if q.candidates:
         yield Text(
-            "The methods tried, with the relative error of the anomaly maps of good images against float; the "
-            "smallest error decides."
+            "The methods tried, with the relative error of the anomaly maps against float that each alone causes."
         )
         yield Table(
-            ("ranges by", "map error"),
-            tuple((c.method, significant(c.map_error)) for c in q.candidates),
+            ("ranges by", "map error", ""),
+            tuple(
+                (c.method, significant(c.map_error), "chosen" if c.method == q.range_method else "")
+                for c in q.candidates
+            ),
             right=(1,),
         )
     if q.float_layers:

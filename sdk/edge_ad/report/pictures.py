@@ -20,6 +20,7 @@ SIDE, LARGE_SIDE = 224, 320
 """Longer side of a panel in pixels, and of the panels of a large picture."""
 # Noise compresses badly; the whole page must stay small whatever the images show.
 _PANEL_BYTES, _LARGE_BYTES = 13_000, 30_000
+_BRIGHTEST = 1e6
 _QUALITIES = (88, 75, 60, 45, 30, 15)
 
 
@@ -31,7 +32,7 @@ class Picture:
     each model's own calibration are ``float32``, placed on the region and of its size.
 
     Raises:
-        InputError: the sizes do not fit.
+        InputError: the sizes do not fit, or a map is not finite.
     """
 
     image: Image
@@ -45,6 +46,8 @@ class Picture:
             raise InputError(
                 f"maps of {self.float_map.shape} and {self.target_map.shape} do not fit a region of {size}"
             )
+        if not (np.isfinite(self.float_map).all() and np.isfinite(self.target_map).all()):
+            raise InputError("a map is not finite")
 
 
 PictureSource: TypeAlias = Callable[[str], Picture]
@@ -54,6 +57,8 @@ PictureSource: TypeAlias = Callable[[str], Picture]
 def picture_of(image: Image, float_map: FloatArray, target_map: FloatArray, spec: PreprocessSpec) -> Picture:
     """The picture of a camera image ``uint8 HxWx3`` and its combined maps ``float32 hxw`` on the networks' grid.
 
+    Cells that are not finite, which a broken model may give, become the brightest.
+
     Raises:
         InputError: the region of interest lies outside the image.
     """
@@ -61,8 +66,8 @@ def picture_of(image: Image, float_map: FloatArray, target_map: FloatArray, spec
     return Picture(
         image,
         inspected_region(spec, height, width),
-        place_map(float_map, spec, height, width),
-        place_map(target_map, spec, height, width),
+        place_map(_finite(float_map), spec, height, width),
+        place_map(_finite(target_map), spec, height, width),
     )
 
 
@@ -70,14 +75,11 @@ def panels(picture: Picture, report: Report, large: bool) -> tuple[bytes, bytes,
     """The image, its float and its target heat map, each as a JPEG file's bytes.
 
     Both heat maps have the same colours: the middle is the float threshold, or where the score is not the
-    map's maximum, half the highest cell of the two. Cells that are not finite are drawn as the highest.
+    map's maximum, half the highest cell of the two.
     """
     size = panel_size(picture.image, LARGE_SIDE if large else SIDE)
     limit = _LARGE_BYTES if large else _PANEL_BYTES
-    maps = [
-        np.nan_to_num(m, nan=np.inf, posinf=1e9, neginf=0) for m in (picture.float_map, picture.target_map)
-    ]
-    maps = [np.minimum(m, np.float32(1e9)) for m in maps]
+    maps = (picture.float_map, picture.target_map)
     contours: tuple[float | None, float | None] = (None, None)
     if report.score_rule == "max":
         level = report.float_.calibrated_threshold
@@ -95,6 +97,10 @@ def panels(picture: Picture, report: Report, large: bool) -> tuple[bytes, bytes,
 def scale_png() -> bytes:
     """The colours of the heat maps from the lowest, on the left, to the highest."""
     return cv2.imencode(".png", np.rot90(colour_bar(360), -1)[..., ::-1])[1].tobytes()
+
+
+def _finite(cells: FloatArray) -> FloatArray:
+    return np.asarray(np.nan_to_num(cells, nan=_BRIGHTEST, posinf=_BRIGHTEST, neginf=0), np.float32)
 
 
 def _jpeg(image: Image, limit: int) -> bytes:
