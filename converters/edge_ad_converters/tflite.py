@@ -245,7 +245,7 @@ class _Writer:
                 x = self.graph.pad(x, margins, f"{out.name}.padded")
             return self.graph.average_pool(x, size, stride, out)
 
-        self._move(node, [node.input[0]], lambda xs, out: emit(xs[0], out))
+        self._move(node, [node.input[0]], lambda xs, out: emit(xs[0], out), rescales=True)
 
     def _pad(self, node: onnx.NodeProto) -> None:
         source, pads_name, value_name, axes_name = self.source.inputs(node, 2, 4)
@@ -274,7 +274,13 @@ class _Writer:
         self.source.attributes(node, defaults, fixed)
         if self.source.shape(source)[:2] != self.source.shape(node.output[0])[:2]:
             raise unknown(node, "only height and width are resized")
-        self._move(node, [source], lambda xs, out: self.graph.resize(xs[0], out))
+
+        def emit(x: int, out: Tensor) -> int:
+            if out.dtype == _INT8 and not _equal(self.graph.tensors[x].quantization, out.quantization):
+                raise unknown(node, "its result must have the quantization of its input")
+            return self.graph.resize(x, out)
+
+        self._move(node, [source], lambda xs, out: emit(xs[0], out), rescales=True)
 
     def _slice(self, node: onnx.NodeProto) -> None:
         source, *names = self.source.inputs(node, 5, 5)
@@ -341,14 +347,22 @@ class _Writer:
     # Values
 
     def _move(
-        self, node: onnx.NodeProto, sources: Sequence[str], emit: Callable[[list[int], Tensor], int]
+        self,
+        node: onnx.NodeProto,
+        sources: Sequence[str],
+        emit: Callable[[list[int], Tensor], int],
+        rescales: bool = False,
     ) -> None:
-        """An operator that moves values without making new ones: INT8 where inputs and result are quantized."""
+        """An operator that makes no larger values: INT8 where inputs and result are quantized.
+
+        One that only picks values may get a result of another quantization than its inputs: these are
+        converted before. One that ``rescales`` does so itself.
+        """
         self._channels_first(node, sources)
         fused = self._fused(node, relu=False)
         if fused.quantize is not None and all(self._is_integer(name) for name in sources):
             out = self._integer_tensor(fused.quantize, fused.result)
-            tensors = [self._requantized(name, out) for name in sources]
+            tensors = [self._integer(n) if rescales else self._requantized(n, out) for n in sources]
         else:
             fused = _Fused(fused.result, None, None)
             out = Tensor(fused.result, self._shape_last(fused.result), _FLOAT)

@@ -15,10 +15,17 @@ from edge_ad_runtime.errors import InputError
 
 
 class Source:
-    """Shapes, constants and consumers of a graph by the names of its tensors."""
+    """Shapes, constants and consumers of a graph by the names of its tensors.
+
+    Raises:
+        InputError: the graph contradicts itself.
+    """
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model, strict_mode=True).graph
+        except onnx.shape_inference.InferenceError as error:
+            raise InputError(f"the graph is not consistent: {error}") from error
         self.graph = model.graph
         self.outputs = [o.name for o in model.graph.output]
         self._shapes = {
