@@ -346,8 +346,10 @@ def test_refusals_when_opening(
     device: Device, state: Path, refused: str, error: type[Exception], message: str
 ) -> None:
     device.refuses.add(refused)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         opened()
+    # While the traceback still holds the engine's half-made parts.
+    assert caught.tb is not None
     assert not device.memory
     assert not device.streams
     assert bool(plans(state)) == (refused in ("context", "address"))
