@@ -21,12 +21,18 @@ _PAUSE_S = 0.01
 
 
 class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """A model's times. ``ratio`` is the median over the rounds of its engine time by the base's in the same round;
-    ``prepare_ms`` the median of making its input from ``uint8 1xHxWx3``, which is not in ``engine_ms``."""
+    """A model's times.
+
+    ``ratio`` is the median over the rounds of its engine time by the base's in the same round. ``fastest_ms`` is
+    the shortest engine time and ``fastest_ratio`` that by the base's: the figures to look at where other work ran
+    on the machine. ``prepare_ms`` is the median of making its input from ``uint8 1xHxWx3``, which is in no other.
+    """
 
     model: str
     engine_ms: Percentiles
     ratio: float
+    fastest_ms: float
+    fastest_ratio: float
     prepare_ms: float
 
 
@@ -67,6 +73,7 @@ def time_models(
         models=tuple(
             Latency(
                 model=m.name, engine_ms=percentiles(e), ratio=float(np.median(np.asarray(e) / base)),
+                fastest_ms=min(e) / 1e6, fastest_ratio=min(e) / float(base.min()),
                 prepare_ms=percentiles(p).p50,
             )
             for m, e, p in zip(models, engine, prepare, strict=True)

@@ -9,7 +9,7 @@ from tests.studies.peers.latency import Latencies
 from tests.studies.peers.models import Made
 
 _HEAD = (
-    "model", "quantiles", "ms", "ratio", "input ms", "image AUROC", "AUPRO", "map r good (worst)",
+    "model", "quantiles", "ms", "ratio", "fastest ms", "its ratio", "input ms", "image AUROC", "AUPRO", "map r good (worst)",
     "map r all (worst)", "score r", "flipped", "good rejected", "defects passed", "MB",
 )  # fmt: skip
 
@@ -27,7 +27,14 @@ def markdown(
     for name, a in rows:
         t, m = times.get(name), models.get(name)
         cells = [name, a.quantiles if a else "-"]
-        cells += [f"{t.engine_ms.p50:.1f}", f"{t.ratio:.2f}", f"{t.prepare_ms:.2f}"] if t else ["-"] * 3
+        cells += (
+            [
+                f"{t.engine_ms.p50:.1f}", f"{t.ratio:.2f}", f"{t.fastest_ms:.1f}", f"{t.fastest_ratio:.2f}",
+                f"{t.prepare_ms:.2f}",
+            ]
+            if t
+            else ["-"] * 5
+        )  # fmt: skip
         cells += (
             [
                 _share(a.image_auroc), _share(a.aupro),
