@@ -13,13 +13,9 @@ from click.testing import CliRunner, Result
 from edge_ad.cli.report import command
 from edge_ad.report.html import render_html
 from edge_ad.report.markdown import render_markdown
-from edge_ad_runtime.bundle import MANIFEST, Bundle, open_bundle
+from edge_ad_runtime.bundle import MANIFEST, open_bundle
 from edge_ad_runtime.errors import EdgeAdError
 from tests.report.records import noise_pictures, report
-
-needs_documents = pytest.mark.skipif(
-    "documents" not in Bundle.__struct_fields__, reason="bundles hold no documents"
-)
 
 
 def _run(*words: str | Path) -> Result:
@@ -41,7 +37,6 @@ def documented(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
-@needs_documents
 @pytest.mark.parametrize(
     ("name", "source"), [("a.html", "report.html"), ("A.HTM", "report.html"), ("a.md", "report.md")]
 )
@@ -57,7 +52,6 @@ def test_json_is_the_record(tiny_bundle: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text()) == open_bundle(tiny_bundle).report
 
 
-@needs_documents
 def test_an_older_bundle_says_what_it_lacks(tiny_bundle: Path, tmp_path: Path) -> None:
     done = _run(tiny_bundle, "-o", tmp_path / "r.html")
     assert isinstance(done.exception, EdgeAdError)

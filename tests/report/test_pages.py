@@ -238,7 +238,9 @@ def test_pictures_are_those_that_matter() -> None:
     page = Page(render_html(report(images), noise_pictures(asked)))
     assert asked == ["worst.png", *(f"{n}.png" for n in range(19, 7, -1))]
     assert page.tags.count("figure") == 4 + 2 + 12
-    assert "8 more lead the table" in page.text and "20 of 21 images get another verdict" in page.text
+    assert (
+        "8 more lead the table" in page.text and "On 20 of 21 images float and target disagree" in page.text
+    )
     asked.clear()
     render_html(report([image("calm.png", "good", 0.1, 0.1)]), noise_pictures(asked))
     assert asked == ["calm.png"]

@@ -17,9 +17,7 @@ from tests.report.records import (
     TARGET_THRESHOLD,
     image,
     report,
-    side,
     some_images,
-    unlabelled_report,
 )
 
 GREY = np.full((200, 400, 3), 90, np.uint8)
@@ -106,13 +104,10 @@ def test_flipped_images_are_ringed() -> None:
 @pytest.mark.parametrize(
     "record",
     [
-        report([image("a.png", None, 0.1, 0.1)]),
         report([image("a.png", "good", np.nan, np.nan, map_correlation=np.nan)], sensitivity=()),
         report([image("a.png", "good", 0.1, 0.1, map_correlation=1.0)]),
         report([image(str(n), "good", 0.1, 0.1, map_correlation=c) for n, c in enumerate((-1.0, 0.3, 1.0))]),
         report([image("a.png", "dent", 1e-9, 1e9)]),
-        report([image("a", "good", 0.1, 0.1)], float_=side(-1, "e", "fp32"), target=side(0, "e", "int8")),
-        unlabelled_report(),
         report(limits=Limits(max_drop=None, min_map_correlation=None, passed=True, broken=(), forced=False)),
     ],
 )

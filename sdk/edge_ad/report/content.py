@@ -236,7 +236,7 @@ def _flips(r: Report) -> Iterator[Block]:
         )
         return
     yield Text(
-        f"{count(len(flipped), r.measured_images)} images get another verdict from the target than from float. "
+        f"On {count(len(flipped), r.measured_images)} images float and target disagree whether the part passes. "
         "Those whose scores moved farthest come first. A flip close to the threshold says little about the "
         "conversion, one far from it a lot."
     )

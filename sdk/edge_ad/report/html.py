@@ -48,7 +48,7 @@ $right { text-align: right; font-variant-numeric: tabular-nums; white-space: now
 summary { cursor: pointer }
 @media print { @page { size: A4; margin: 14mm } :root { --paper: #fff; --ink: #000; --faint: #444; --line: #bbb;
   --good: #1a7f37; --bad: #b3261e; --note: #8a5a00; --band: #eee; color-scheme: light }
-  body { font-size: 10pt } main { max-width: none; padding: 0 } h2 { break-after: avoid }
+  body { font-size: 10pt } main { max-width: none; padding: 0 } h2, p:has(+ .wide) { break-after: avoid }
   figure, .notice, tr { break-inside: avoid } .chart img { max-height: 120mm } .wide { overflow: visible } }
 """
 # Columns are aligned by a class of the table, which is shorter than one for each cell.
