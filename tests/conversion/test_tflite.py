@@ -21,7 +21,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edge_ad.describe import describe
 from edge_ad.nets.model import normalize, to_tensor
 from edge_ad_converters.fuse import fuse
-from edge_ad_converters.graph import activations, convolutions, differences, layer_name
+from edge_ad_converters.graph import activations, convolutions, differences, layer_name, results
 from edge_ad_converters.onnx_float import export_onnx
 from edge_ad_converters.onnx_qdq import quantize_onnx
 from edge_ad_converters.ranges import find_range, observe
@@ -38,9 +38,11 @@ KNOWN_VERSIONS = {
     "AVERAGE_POOL_2D": 3, "CONCATENATION": 3, "CONV_2D": 6, "DEPTHWISE_CONV_2D": 7, "DEQUANTIZE": 5, "MEAN": 3,
     "MUL": 7, "PAD": 4, "QUANTIZE": 3, "RESIZE_BILINEAR": 4, "SLICE": 6,
 }  # fmt: skip
-# Of the maps, INT8 in LiteRT against INT8 in onnxruntime, relative to the largest value: one step of a difference
-# near its largest, which with its headroom has some 32 steps, is 3 % of the square of its mean over few channels.
-INT8_TOLERANCE = 0.05
+# Of the maps, INT8 in LiteRT against INT8 in onnxruntime, relative to the largest value.
+INT8_TOLERANCE = 0.03
+# The same of maps over few channels: there one step of a difference near its largest, which with its headroom
+# has some 32 steps, counts for more.
+FEW_CHANNELS_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
@@ -220,7 +222,7 @@ def intermediates(file: bytes, image: Image) -> dict[str, npt.NDArray[Any]]:
 
 
 def test_no_tensor_is_more_than_rounding_away(either: Models) -> None:
-    """In steps of INT8. Convolutions are exact; averages and interpolations that end on a half may go either way."""
+    """In steps of INT8. Convolutions are exact; an interpolation or average that ends on a half may go either way."""
     image = photograph()
     model = onnx.ModelProto()
     model.CopyFrom(either.int8.model)
@@ -231,18 +233,18 @@ def test_no_tensor_is_more_than_rounding_away(either: Models) -> None:
     found = intermediates(either.int8.tflite, image)
     pools = [n.output[0] for n in either.float_.model.graph.node if n.op_type == "AveragePool"]
     first_resize = next(n.output[0] for n in either.float_.model.graph.node if n.op_type == "Resize")
+    after = results(either.float_.model)
+    encoder = {after[n.output[0]] for n in convolutions(either.float_.model) if "encoder" in layer_name(n)}
+    assert len(encoder) == 6
     exact = True
     for name in names:
         label = name.removesuffix(".quantized")
         steps = found[f"{label}.int8"].astype(int) + 128 - expected[name].astype(int).transpose(0, 2, 3, 1)
-        if label == pools[0]:
-            assert np.abs(steps).max() <= 1
         exact = exact and label not in (pools[0], first_resize)
-        if exact or label.startswith("encoder"):
-            assert not steps.any()
-        assert np.abs(steps).mean() < 0.5, label
-        assert abs(steps.mean()) < 0.1, label
-        assert np.abs(steps).max() <= 6, label
+        if exact or label in encoder:
+            assert not steps.any(), label
+        assert np.abs(steps).max() <= 2, label
+        assert np.abs(steps).mean() < 0.1, label
 
 
 def test_the_image_enters_without_loss(plain: Models) -> None:
@@ -355,7 +357,7 @@ def check_made(model: onnx.ModelProto, size: int) -> None:
     """Float and INT8 against onnxruntime."""
     image = noise(size, size)
     qdq = quantized(model, image)
-    for graph, tolerance in ((model, 1e-5), (qdq, INT8_TOLERANCE)):
+    for graph, tolerance in ((model, 1e-5), (qdq, FEW_CHANNELS_TOLERANCE)):
         for a, b in zip(*Pair(graph, write_tflite(graph)).maps(image), strict=True):
             assert a.shape == b.shape
             assert deviation(a, b) < tolerance
@@ -472,7 +474,7 @@ def test_another_grid_of_the_result_is_kept(
         qdq = replaced(qdq, name, np.asarray(values[name] * np.float32(1.5)))
     qdq = replaced(qdq, "b.zero", np.asarray(values["b.zero"] - np.uint8(7)))
     for a, b in zip(*Pair(qdq, write_tflite(qdq)).maps(image), strict=True):
-        assert deviation(a, b) < INT8_TOLERANCE
+        assert deviation(a, b) < FEW_CHANNELS_TOLERANCE
 
 
 def test_the_average_rounds_ties_to_even() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from edge_ad_runtime.engines import open_engine
 from tests.conversion.test_fuse import deviation, photograph
-from tests.conversion.test_tflite import INT8_TOLERANCE, build
+from tests.conversion.test_tflite import build
 
 ROOT = Path(__file__).parents[2]
 # numpy below 2 excludes OpenCV from 4.12 on.
@@ -23,6 +23,9 @@ PACKAGES = [
     "pyserial",
     "msgspec",
 ]
+# This runtime does INT8 without XNNPACK, by fixed-point kernels that round ties up and interpolate more coarsely:
+# up to 2 steps where the newer one is within half a step of the exact value.
+TOLERANCE = 0.15
 PROGRAM = """
 import sys
 import numpy as np
@@ -47,7 +50,7 @@ def test_the_same_file_in_tflite_runtime(tmp_path: Path) -> None:
     models = build("n", False)
     image = photograph()
     np.save(tmp_path / "image.npy", image)
-    for pair, tolerance in ((models.float_, 1e-5), (models.int8, INT8_TOLERANCE)):
+    for pair, tolerance in ((models.float_, 1e-5), (models.int8, TOLERANCE)):
         model, maps = tmp_path / "model.tflite", tmp_path / "maps.npz"
         model.write_bytes(pair.tflite)
         command = [str(python), "-c", PROGRAM, str(model), str(tmp_path / "image.npy"), str(maps)]
