@@ -14,6 +14,7 @@ TOOLS = {
     "debootstrap": "debootstrap",
     "qemu-aarch64-static": "qemu-user-static",
     "update-binfmts": "binfmt-support",
+    "setpriv": "util-linux",
     "unshare": "util-linux",
     "mount": "mount",
     "chroot": "coreutils",
@@ -39,7 +40,8 @@ def why_not(machine: str | None = None, user: int | None = None, env: Mapping[st
             f"needs an x86-64 Linux to compare with, this is {machine}; on ARM64 use 'edge-ad verify' itself"
         )
     path = (env or environment())["PATH"]
-    if absent := [package for tool, package in TOOLS.items() if shutil.which(tool, path=path) is None]:
+    # As keys, each package once and in the order of the table.
+    if absent := dict.fromkeys(p for tool, p in TOOLS.items() if shutil.which(tool, path=path) is None):
         return f"needs Debian packages that are not installed: apt install {' '.join(absent)}"
     if (os.geteuid() if user is None else user) != 0:
         return "needs root, to make device nodes and mounts in the ARM64 root: run it with sudo"

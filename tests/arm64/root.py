@@ -32,7 +32,19 @@ PACKAGES = ("python3", "python3-venv")
 _STAMP = "edge-ad-arm64-root.json"
 # What a finished root was made from; another one is built again.
 _MADE_FROM = {"suite": SUITE, "packages": list(PACKAGES), "version": 1}
-_NAMESPACE = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private")
+# setpriv: were this process killed, what it started would go on building or computing.
+_NAMESPACE = (
+    "setpriv",
+    "--pdeathsig",
+    "KILL",
+    "unshare",
+    "--mount",
+    "--pid",
+    "--fork",
+    "--kill-child",
+    "--propagation",
+    "private",
+)
 _ENTER = """
 set -e
 root=$1 job=$2 cpuinfo=$3

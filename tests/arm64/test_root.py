@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import msgspec
@@ -82,3 +87,81 @@ def test_only_the_newer_processor_has_dot_products() -> None:
     newer, older = (PROCESSORS[name].cpuinfo(2) for name in ("cortex-a76", "cortex-a72"))
     assert newer.count("processor\t: ") == older.count("processor\t: ") == 2
     assert "asimddp" in newer and "asimddp" not in older
+
+
+BUILD = "import sys; from pathlib import Path; from tests.arm64.root import prepare_root; prepare_root(Path(sys.argv[1]))"
+# A script in debootstrap's place; the folder is its last argument. What Debian's own does, the study sees.
+HALF = """#!/bin/sh
+for folder; do :; done
+mkdir -p "$folder/usr/bin"
+echo $$ >"$folder/../started"
+sleep 60
+"""
+WHOLE = """#!/bin/sh
+for folder; do :; done
+mkdir "$folder" && mkdir -p "$folder/usr/bin" && touch "$folder/usr/bin/python3.11"
+"""
+FAILING = """#!/bin/sh
+echo 'E: no such mirror' >&2
+exit 1
+"""
+
+
+@pytest.fixture
+def bin_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder ahead of all others on the PATH."""
+    if why := host.why_not() or host.enable_emulation():
+        pytest.skip(why)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def put(folder: Path, text: str) -> None:
+    (folder / "debootstrap").write_text(text)
+    (folder / "debootstrap").chmod(0o755)
+
+
+def test_a_killed_build_leaves_no_root_and_nobody_who_goes_on(bin_folder: Path, tmp_path: Path) -> None:
+    put(bin_folder, HALF)
+    cache = tmp_path / "cache"
+    builder = subprocess.Popen([sys.executable, "-c", BUILD, str(cache / "root")])
+    deadline = time.monotonic() + 30
+    while not (cache / "started").exists():
+        assert builder.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    builder.send_signal(signal.SIGKILL)
+    builder.wait()
+    assert (cache / ".root.building" / "usr").is_dir()
+    assert open_root(cache / "root") is None
+    while processes_of(cache / "root"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    put(bin_folder, WHOLE)
+    root = prepare_root(cache / "root")
+    assert open_root(cache / "root") == root
+    assert not (cache / ".root.building").exists()
+    put(bin_folder, FAILING)
+    assert prepare_root(cache / "root") == root
+
+
+def test_a_failed_build_says_why(bin_folder: Path, tmp_path: Path) -> None:
+    put(bin_folder, FAILING)
+    with pytest.raises(Arm64Error, match="no such mirror"):
+        prepare_root(tmp_path / "root")
+    assert open_root(tmp_path / "root") is None
+
+
+def processes_of(folder: Path) -> list[str]:
+    """The processes that have the building place of ``folder`` on their command line."""
+    name = str(folder.with_name(f".{folder.name}.building")).encode()
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (process / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if name in command:
+            found.append(process.name)
+    return found
