@@ -248,16 +248,14 @@ def _pairs(graph: _Graph) -> Iterator[str]:
 
 
 def _convolutions(graph: _Graph) -> Iterator[str]:
-    """A convolution is quantized in both inputs or in neither (guide: quantize all inputs of weighted
-    operations); its weights are constant in the end; its bias is a float constant (importer: the bias must be
-    an initializer).
+    """Where the weights are quantized, so is the input (guide: quantize all inputs of weighted operations); float
+    weights make a float convolution, whatever its input. Weights are constant in the end; the bias is a float
+    constant (importer: the bias must be an initializer).
     """
     for node in graph.of("Conv"):
-        quantized = [graph.made_by(name, "DequantizeLinear") is not None for name in node.input[:2]]
-        if quantized[0] != quantized[1]:
-            which = "input is" if quantized[1] else "weights are"
-            yield f"{_name(node)}: its {which} not quantized while the other operand is"
         weights = graph.made_by(node.input[1], "DequantizeLinear")
+        if weights is not None and graph.made_by(node.input[0], "DequantizeLinear") is None:
+            yield f"{_name(node)}: its weights are quantized and its input is not"
         constant = node.input[1] in graph.constants if weights is None else graph.is_weight(weights)
         if not constant:
             yield f"{_name(node)}: its weights must be constant"
@@ -285,11 +283,13 @@ def _outputs(graph: _Graph) -> Iterator[str]:
 
 
 def _concats(graph: _Graph) -> Iterator[str]:
-    """The quantized inputs of a Concat share one scale, else it has to be computed in float (guide: a layer that
-    moves data runs in int8 when DQ can be moved behind it, which takes equal scales)."""
+    """The inputs of a Concat whose result is quantized are so too, and share one scale; else it has to be computed
+    in float (guide: a layer that moves data runs in int8 when DQ can be moved behind it, which takes equal
+    scales)."""
     for node in graph.of("Concat"):
+        users = graph.consumers[node.output[0]]
         made = [graph.made_by(name, "DequantizeLinear") is not None for name in node.input]
-        if not any(made):
+        if not any(made) or all(u.op_type != "QuantizeLinear" for u in users):
             continue
         if not all(made):
             yield f"{_name(node)}: some of its inputs are quantized and some are not"
