@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -24,13 +25,20 @@ from torch import Tensor, nn
 from edge_ad_converters.description import ConvLayer, NetsDescription
 
 _WHITE = 255
+# What a centred graph subtracts from the image: uint8 then fits int8.
+CENTRE = 128
 
 
 class FusedNets(nn.Module):
-    """The fused graph as a torch module; :func:`fuse` builds it."""
+    """The fused graph as a torch module; :func:`fuse` builds it.
 
-    def __init__(self, nets: NetsDescription) -> None:
+    A centred one subtracts 128 from the image before the first convolutions and takes it into account in
+    their weights: engines whose integers are symmetric then read the image without loss.
+    """
+
+    def __init__(self, nets: NetsDescription, centred: bool = False) -> None:
         super().__init__()
+        self.centred = centred
         self.input_size, self.map_size = nets.input_size, nets.map_size
         self.padded = nets.teacher[0].padding > 0
         self.shared = nets.shared
@@ -39,9 +47,9 @@ class FusedNets(nn.Module):
         else:
             trunk = (_joined(nets.teacher[0], nets.student[0]),)
             teacher, student = nets.teacher[1:], nets.student[1:]
-        self.trunk = _Chain((_take_image(trunk[0], nets), *trunk[1:]))
+        self.trunk = _Chain((_take_image(trunk[0], nets, centred), *trunk[1:]))
         self.teacher, self.student = _Chain(teacher[:-1]), _Chain(student[:-1])
-        self.encoder = _Chain((_take_image(nets.encoder[0], nets), *nets.encoder[1:]))
+        self.encoder = _Chain((_take_image(nets.encoder[0], nets, centred), *nets.encoder[1:]))
         self.steps = nn.ModuleList(_Chain((s.layer,)) for s in nets.decoder[:-1])
         self.sizes = [s.size for s in nets.decoder[:-1]]
         self.teacher_width = nets.teacher[0].weight.shape[0]
@@ -59,6 +67,8 @@ class FusedNets(nn.Module):
         """``uint8 1xHxWx3`` to the raw maps ``float32 1xhxw``."""
         three = image.permute(0, 3, 1, 2).float()
         four = torch.cat((image, self.white), 3).permute(0, 3, 1, 2).float()
+        if self.centred:
+            three, four = three - CENTRE, four - CENTRE
         trunk = self.trunk(four if self.padded else three)
         for_teacher = trunk if self.shared else trunk[:, : self.teacher_width]
         for_student = trunk if self.shared else trunk[:, self.teacher_width :]
@@ -74,9 +84,9 @@ class FusedNets(nn.Module):
         return map_st, map_ae
 
 
-def fuse(nets: NetsDescription) -> FusedNets:
+def fuse(nets: NetsDescription, centred: bool = False) -> FusedNets:
     """Fuse the nets; the result is in evaluation mode, without gradients."""
-    return FusedNets(nets).eval().requires_grad_(False)
+    return FusedNets(nets, centred).eval().requires_grad_(False)
 
 
 class _Chain(nn.Module):
@@ -118,31 +128,24 @@ def _joined(a: ConvLayer, b: ConvLayer) -> ConvLayer:
     return ConvLayer(weight, bias, a.stride, a.padding, a.relu, a.pool, a.pool_padding)
 
 
-def _take_image(layer: ConvLayer, nets: NetsDescription) -> ConvLayer:
-    """The layer with the image's normalization in it, for pixel values of 0 to 255.
+def _take_image(layer: ConvLayer, nets: NetsDescription, centred: bool) -> ConvLayer:
+    """The layer with the image's normalization in it, for pixel values of 0 to 255, or of -128 to 127.
 
     An unpadded layer takes three channels and keeps the mean in its bias. A padded one takes a fourth,
     constant channel for the mean: its zero padding then is exactly the padding of the normalized image.
     """
+    white, centre = (_WHITE - CENTRE, CENTRE) if centred else (_WHITE, 0)
     mean = layer.weight.new_tensor(nets.image_mean).view(1, 3, 1, 1).double()
     std = layer.weight.new_tensor(nets.image_std).view(1, 3, 1, 1).double()
     weight = layer.weight.double()
     scaled = weight / (255 * std)
-    offset = -(weight * mean / std).sum(1, keepdim=True)
+    offset = (scaled * centre - weight * mean / std).sum(1, keepdim=True)
     bias = layer.bias
     if layer.padding:
-        scaled = torch.cat((scaled, offset / _WHITE), 1)
+        scaled = torch.cat((scaled, offset / white), 1)
     else:
         bias = (bias.double() + offset.sum((1, 2, 3))).to(bias.dtype)
-    return ConvLayer(
-        scaled.to(layer.weight.dtype),
-        bias,
-        layer.stride,
-        layer.padding,
-        layer.relu,
-        layer.pool,
-        layer.pool_padding,
-    )
+    return replace(layer, weight=scaled.to(layer.weight.dtype), bias=bias)
 
 
 def _heads(nets: NetsDescription, teacher: ConvLayer, student: ConvLayer) -> tuple[nn.Conv2d, nn.Conv2d]:

@@ -1,83 +1,132 @@
 """Static INT8 for the fused graph: QuantizeLinear and DequantizeLinear pairs around its convolutions.
 
-Activations are uint8 with a zero point, weights int8, symmetric, one scale for each output channel, biases
-int32. The image is uint8 already and is dequantized with scale 1: nothing is lost there. The difference
-itself is quantized with headroom above what good images reach; its square, the mean and all scoring stay in
-float.
+Weights are int8, symmetric, one scale for each output channel. The difference itself is quantized; its square,
+the mean and all scoring stay in float. The image is quantized without loss. Layers may be left in float.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper, numpy_helper
 
-from edge_ad_converters.ranges import Statistics
+from edge_ad_converters.graph import PASSING, activations, convolutions, image_tensors, layer_name
 
-# A defect's differences lie above those of good images, which are all that calibration sees.
-DIFFERENCE_HEADROOM = 4.0
-# These move values without making new ones, so their outputs keep the scale of their inputs.
-_PASSING = ("AveragePool", "Resize", "Pad", "Concat", "Slice")
+# An average pooling may have a finer grid than its input: averages do not reach its extremes.
+_SAME_GRID = tuple(op for op in PASSING if op != "AveragePool")
 
+Scheme = Literal["asymmetric", "symmetric"]
+"""``asymmetric``: activations uint8 with a zero point, biases int32; the image uint8 with scale 1.
+``symmetric``, for TensorRT: activations int8 with zero point 0, biases float; the image int8 (the graph
+subtracts 128, see :class:`edge_ad_converters.fuse.FusedNets`)."""
 
-def activations(model: onnx.ModelProto) -> list[str]:
-    """The float tensors that get a quantization: results of convolutions (after their ReLU) and of what moves them."""
-    consumers = _consumers(model)
-    found = []
-    for node in model.graph.node:
-        if node.op_type in _PASSING and node.output[0] not in _uint8_tensors(model):
-            found.append(node.output[0])
-        elif node.op_type == "Conv":
-            users = consumers[node.output[0]]
-            relu = len(users) == 1 and users[0].op_type == "Relu"
-            found.append(users[0].output[0] if relu else node.output[0])
-    return found
+Ranges = Mapping[str, tuple[float, float]]
 
 
-def tensors_to_observe(model: onnx.ModelProto) -> list[str]:
-    """The tensors whose statistics :func:`quantize_onnx` needs."""
-    inputs = [n.input[0] for n in model.graph.node if n.op_type == "Conv"]
-    return list(dict.fromkeys([*activations(model), *inputs]))
+@dataclass(frozen=True)
+class Grid:
+    """``real = scale * (integer - zero)``; the integer is uint8, or int8 where ``zero`` is always 0."""
+
+    scale: float
+    zero: int
 
 
-def quantize_onnx(model: onnx.ModelProto, statistics: Mapping[str, Statistics]) -> onnx.ModelProto:
+def quantize_onnx(
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    channel_means: Mapping[str, npt.NDArray[np.float64]],
+    *,
+    scheme: Scheme = "asymmetric",
+    in_float: Collection[str] = (),
+) -> onnx.ModelProto:
     """The graph with QDQ pairs.
 
     Args:
-        model: the float graph of :func:`edge_ad_converters.onnx_float.export_onnx`.
-        statistics: of each of :func:`tensors_to_observe` over calibration images.
+        model: the float graph of :func:`edge_ad_converters.onnx_float.export_onnx`; for the scheme
+            ``symmetric`` with the image centred.
+        ranges: the lowest and highest value of each of :func:`edge_ad_converters.graph.activations`.
+        channel_means: mean of each channel (``float64 C``) of each convolution's input.
+        scheme: the kind of grid.
+        in_float: the layers (:func:`edge_ad_converters.graph.layer_name`) that stay float.
     """
-    return _Quantizer(model, statistics).run()
+    return _Quantizer(model, ranges, channel_means, scheme, in_float).run()
+
+
+def grids(model: onnx.ModelProto, ranges: Ranges, scheme: Scheme) -> dict[str, Grid]:
+    """The grid of each activation; tensors joined by an operator that moves values share theirs."""
+    quantized = set(activations(model))
+    group = {name: name for name in quantized}
+
+    def root(name: str) -> str:
+        while group[name] != name:
+            name = group[name]
+        return name
+
+    for node in model.graph.node:
+        if node.op_type in _SAME_GRID:
+            for name in node.input:
+                if name in quantized and node.output[0] in quantized:
+                    group[root(name)] = root(node.output[0])
+    low: dict[str, float] = defaultdict(float)
+    high: dict[str, float] = defaultdict(float)
+    for name in quantized:
+        low[root(name)] = min(low[root(name)], ranges[name][0])
+        high[root(name)] = max(high[root(name)], ranges[name][1])
+    return {name: _grid(low[root(name)], high[root(name)], scheme) for name in quantized}
+
+
+def _grid(low: float, high: float, scheme: Scheme) -> Grid:
+    # A tensor that is zero on every calibration image (dead channels only) still needs a scale.
+    if scheme == "symmetric":
+        return Grid(max(-low, high) / 127 or 1.0, 0)
+    scale = (high - low) / 255 or 1.0
+    return Grid(scale, int(np.clip(round(-low / scale), 0, 255)))
 
 
 class _Quantizer:
-    def __init__(self, model: onnx.ModelProto, statistics: Mapping[str, Statistics]) -> None:
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        ranges: Ranges,
+        channel_means: Mapping[str, npt.NDArray[np.float64]],
+        scheme: Scheme,
+        in_float: Collection[str],
+    ) -> None:
         self.model = onnx.ModelProto()
         self.model.CopyFrom(model)
         self.graph = self.model.graph
         self.weights = {i.name: numpy_helper.to_array(i) for i in self.graph.initializer}
-        self.statistics = statistics
-        self.scales = _scales(self.model, statistics)
+        self.channel_means = channel_means
+        self.symmetric = scheme == "symmetric"
+        self.integers = {n.input[1] for n in convolutions(model) if layer_name(n) not in in_float}
+        self.image = _image_entries(model)
+        read = _read_in_integers(model, self.integers)
+        self.grids = {name: grid for name, grid in grids(model, ranges, scheme).items() if name in read}
         self.nodes: list[onnx.NodeProto] = []
         self.renamed: dict[str, str] = {}
 
     def run(self) -> onnx.ModelProto:
         for node in self.graph.node:
-            if node.op_type == "Cast":
-                self._image(node)
-                continue
-            if node.op_type == "Conv":
+            if node.op_type == "Conv" and node.input[1] in self.integers:
                 self._conv(node)
+            elif node.op_type == "Cast" and node.output[0] in self.image and not self.symmetric:
+                # Scale 1 and zero point 0: the cast in the integers' own words.
+                self._parameters(node.output[0], Grid(1.0, 0))
+                self._node("DequantizeLinear", [node.input[0], *self._names(node.output[0])], node.output[0])
             else:
                 self._rewire(node)
                 self.nodes.append(node)
             for output in node.output:
-                if output in self.scales:
-                    self._pair(output)
+                if output in self.grids:
+                    self._pair(output, self.grids[output])
+                elif output in self.image and self.symmetric:
+                    self._pair(output, Grid(1.0, 0))
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}
@@ -88,19 +137,10 @@ class _Quantizer:
         onnx.checker.check_model(self.model)
         return self.model
 
-    def _image(self, cast: onnx.NodeProto) -> None:
-        """Dequantize the uint8 image with scale 1 in place of the cast."""
-        output = cast.output[0]
-        self._scalars(output, np.float32(1), np.uint8(0))
-        self._node("DequantizeLinear", [cast.input[0], f"{output}.scale", f"{output}.zero"], output)
-        self.scales[output] = (1.0, 0)
-
-    def _pair(self, tensor: str) -> None:
-        scale, zero = self.scales[tensor]
-        self._scalars(tensor, np.float32(scale), np.uint8(zero))
-        parameters = [f"{tensor}.scale", f"{tensor}.zero"]
-        self._node("QuantizeLinear", [tensor, *parameters], f"{tensor}.quantized")
-        self._node("DequantizeLinear", [f"{tensor}.quantized", *parameters], f"{tensor}.dequantized")
+    def _pair(self, tensor: str, grid: Grid) -> None:
+        self._parameters(tensor, grid)
+        self._node("QuantizeLinear", [tensor, *self._names(tensor)], f"{tensor}.quantized")
+        self._node("DequantizeLinear", [f"{tensor}.quantized", *self._names(tensor)], f"{tensor}.dequantized")
         self.renamed[tensor] = f"{tensor}.dequantized"
 
     def _conv(self, node: onnx.NodeProto) -> None:
@@ -109,15 +149,20 @@ class _Quantizer:
         scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
         # A channel of zeros keeps zeros whatever its scale is.
         scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
-        bias_scale = (scale * np.float32(self.scales[source][0])).astype(np.float32)
         rounded = _round_keeping_sums(weight / scale[:, None, None, None])
         # Bias correction (Nagel et al., arXiv 1906.04721, section 4.2): what the rounding of the weights does to
         # the mean input is taken back exactly.
         error = (weight - rounded * scale[:, None, None, None]).sum((2, 3), dtype=np.float64)
-        bias = bias + error @ self.statistics[node.input[0]].channel_mean
-        wide = np.clip(np.rint(bias / bias_scale), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        bias = bias + error @ self.channel_means[source]
         self._constant(weight_name, rounded, scale)
-        self._constant(bias_name, wide, bias_scale)
+        if self.symmetric:
+            self._initializer(f"{bias_name}.corrected", bias.astype(np.float32))
+            self.renamed[bias_name] = f"{bias_name}.corrected"
+        else:
+            grid = Grid(1.0, 0) if source in self.image else self.grids[source]
+            bias_scale = (scale * np.float32(grid.scale)).astype(np.float32)
+            wide = np.clip(np.rint(bias / bias_scale), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+            self._constant(bias_name, wide, bias_scale)
         self._rewire(node)
         self.nodes.append(node)
 
@@ -128,13 +173,18 @@ class _Quantizer:
         self._initializer(f"{name}.quantized", values)
         self._initializer(f"{name}.scale", scale)
         self._initializer(f"{name}.zero", np.zeros(len(scale), values.dtype))
-        inputs = [f"{name}.quantized", f"{name}.scale", f"{name}.zero"]
-        self._node("DequantizeLinear", inputs, f"{name}.dequantized", axis=0)
+        self._node(
+            "DequantizeLinear", [f"{name}.quantized", *self._names(name)], f"{name}.dequantized", axis=0
+        )
         self.renamed[name] = f"{name}.dequantized"
 
-    def _scalars(self, tensor: str, scale: np.float32, zero: np.uint8) -> None:
-        self._initializer(f"{tensor}.scale", np.asarray(scale))
-        self._initializer(f"{tensor}.zero", np.asarray(zero))
+    def _names(self, tensor: str) -> list[str]:
+        return [f"{tensor}.scale", f"{tensor}.zero"]
+
+    def _parameters(self, tensor: str, grid: Grid) -> None:
+        scale, zero = self._names(tensor)
+        self._initializer(scale, np.asarray(np.float32(grid.scale)))
+        self._initializer(zero, np.asarray(grid.zero, np.int8 if self.symmetric else np.uint8))
 
     def _initializer(self, name: str, values: npt.NDArray[np.generic]) -> None:
         self.graph.initializer.append(numpy_helper.from_array(values, name))
@@ -148,6 +198,37 @@ class _Quantizer:
     def _rewire(self, node: onnx.NodeProto) -> None:
         for i, name in enumerate(node.input):
             node.input[i] = self.renamed.get(name, name)
+
+
+def _image_entries(model: onnx.ModelProto) -> set[str]:
+    """The float image as the first convolutions read it."""
+    image = image_tensors(model)
+    found = {n.output[0] for n in model.graph.node if n.op_type == "Cast" and n.input[0] in image}
+    # The centred image is the cast one less 128.
+    return {
+        next((n.output[0] for n in model.graph.node if n.op_type == "Sub" and n.input[0] == name), name)
+        for name in found
+    }
+
+
+def _read_in_integers(model: onnx.ModelProto, weights: Collection[str]) -> set[str]:
+    """The tensors that an INT8 convolution makes or reads, directly or through what moves values.
+
+    Results of INT8 convolutions are among them because engines compute in integers only what they also
+    return in integers.
+    """
+    found: set[str] = set()
+    for node in reversed(model.graph.node):
+        if (node.op_type == "Conv" and node.input[1] in weights) or (
+            node.op_type in PASSING and node.output[0] in found
+        ):
+            found.add(node.input[0]) if node.op_type == "Conv" else found.update(node.input)
+    moving = {*PASSING, "Relu"}
+    made = {n.output[0] for n in model.graph.node if n.op_type == "Conv" and n.input[1] in weights}
+    for node in model.graph.node:
+        if node.op_type in moving and node.input[0] in made:
+            made.add(node.output[0])
+    return found | made
 
 
 def _round_keeping_sums(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]:
@@ -166,57 +247,3 @@ def _round_keeping_sums(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]
             step = 1 if missing > 0 else -1
             row[np.argsort(-step * residual)[: abs(missing)]] += step
     return np.clip(nearest, -127, 127).astype(np.int8)
-
-
-def _scales(model: onnx.ModelProto, statistics: Mapping[str, Statistics]) -> dict[str, tuple[float, int]]:
-    """Scale and zero point of each activation; tensors joined by a passing operator share theirs."""
-    quantized = set(activations(model))
-    differences = _differences(model)
-    group = {name: name for name in quantized}
-
-    def root(name: str) -> str:
-        while group[name] != name:
-            name = group[name]
-        return name
-
-    for node in model.graph.node:
-        if node.op_type in _PASSING:
-            for name in node.input:
-                if name in quantized and node.output[0] in quantized:
-                    group[root(name)] = root(node.output[0])
-    low: dict[str, float] = defaultdict(float)
-    high: dict[str, float] = defaultdict(float)
-    for name in quantized:
-        factor = DIFFERENCE_HEADROOM if name in differences else 1.0
-        low[root(name)] = min(low[root(name)], statistics[name].low * factor)
-        high[root(name)] = max(high[root(name)], statistics[name].high * factor)
-    result = {}
-    for name in quantized:
-        a, b = low[root(name)], high[root(name)]
-        # A tensor that is zero on every calibration image (dead channels only) still needs a scale.
-        scale = (b - a) / 255 or 1.0
-        result[name] = (scale, int(np.clip(round(-a / scale), 0, 255)))
-    return result
-
-
-def _differences(model: onnx.ModelProto) -> set[str]:
-    """The results of the convolutions that are squared: the differences."""
-    return {n.input[0] for n in model.graph.node if n.op_type == "Mul" and n.input[0] == n.input[1]}
-
-
-def _consumers(model: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in model.graph.node:
-        for name in node.input:
-            found[name].append(node)
-    return found
-
-
-def _uint8_tensors(model: onnx.ModelProto) -> set[str]:
-    """The image and what is made of it before the cast to float."""
-    found = {i.name for i in model.graph.input}
-    found |= {i.name for i in model.graph.initializer if i.data_type == TensorProto.UINT8}
-    for node in model.graph.node:
-        if node.op_type in ("Transpose", "Concat") and all(name in found for name in node.input):
-            found.update(node.output)
-    return found

@@ -6,26 +6,41 @@ from collections.abc import Sequence
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from edge_ad_runtime.calibration import Calibration
-from edge_ad_runtime.engines import RawMaps
+from edge_ad_runtime.engines import Engine, RawMaps
 from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
-from edge_ad_runtime.types import FloatArray
+from edge_ad_runtime.types import Image
+
+
+class Pair(msgspec.Struct, frozen=True):
+    """One image by both models, the reference first, each with its own calibration.
+
+    ``map_correlation`` is Pearson's over the cells of the combined maps; NaN where a map is constant.
+    """
+
+    scores: tuple[float, float]
+    verdicts: tuple[Verdict, Verdict]
+    map_correlation: float
+
+    @property
+    def flipped(self) -> bool:
+        """Whether one model passes the part and the other does not."""
+        return (self.verdicts[0] is Verdict.PASS) != (self.verdicts[1] is Verdict.PASS)
 
 
 class Parity(msgspec.Struct, frozen=True):
-    """Target against float on the same images, each with its own calibration.
+    """Target against float on the same images.
 
-    ``score_correlation`` is Pearson's over the images, ``map_correlation`` the median over the images of
-    Pearson's over the cells of the combined map, ``worst_map_correlation`` the smallest. A verdict is
-    flipped when one model passes the part and the other does not; ``flipped`` holds the image's numbers.
+    ``score_correlation`` is Pearson's over the images, ``map_correlation`` the median over the images,
+    ``worst_map_correlation`` the smallest; NaN where they are not defined.
     """
 
-    images: int
+    pairs: tuple[Pair, ...]
     score_correlation: float
     map_correlation: float
     worst_map_correlation: float
-    flipped: tuple[int, ...]
 
 
 def compare(
@@ -34,30 +49,47 @@ def compare(
     reference_calibration: Calibration,
     target_calibration: Calibration,
 ) -> Parity:
-    """Compare the raw maps of the same images from two models."""
-    scores: tuple[list[float], list[float]] = ([], [])
-    correlations, flipped = [], []
-    for i, pair in enumerate(zip(reference, target, strict=True)):
-        combined = []
-        verdicts = []
-        for maps, calibration, column in zip(
-            pair, (reference_calibration, target_calibration), scores, strict=True
-        ):
-            anomaly_map, score = apply_calibration(maps, calibration)
-            combined.append(anomaly_map)
-            column.append(score)
-            verdicts.append(decide(column[-1], calibration))
-        correlations.append(_correlation(combined[0], combined[1]))
-        if (verdicts[0] is Verdict.PASS) != (verdicts[1] is Verdict.PASS):
-            flipped.append(i)
+    """Compare the raw maps of the same images (at least one) from two models."""
+    pairs = []
+    for maps in zip(reference, target, strict=True):
+        (map_a, score_a), (map_b, score_b) = (
+            apply_calibration(m, c)
+            for m, c in zip(maps, (reference_calibration, target_calibration), strict=True)
+        )
+        verdicts = decide(score_a, reference_calibration), decide(score_b, target_calibration)
+        pairs.append(Pair((score_a, score_b), verdicts, _correlation(map_a, map_b)))
+    correlations = [p.map_correlation for p in pairs]
+    scores = np.asarray([p.scores for p in pairs])
     return Parity(
-        images=len(correlations),
-        score_correlation=_correlation(np.asarray(scores[0]), np.asarray(scores[1])),
+        pairs=tuple(pairs),
+        score_correlation=_correlation(scores[:, 0], scores[:, 1]),
         map_correlation=float(np.median(correlations)),
-        worst_map_correlation=min(correlations),
-        flipped=tuple(flipped),
+        worst_map_correlation=float(np.min(correlations)),
     )
 
 
-def _correlation(a: FloatArray, b: FloatArray) -> float:
-    return float(np.corrcoef(np.ravel(a).astype(float), np.ravel(b).astype(float))[0, 1])
+class MapError:
+    """How far another engine's raw maps are from reference ones on the same images.
+
+    Per map, the standard deviation of the difference over that of the reference (a constant offset costs
+    nothing: the quantiles take it), averaged over both maps and all images.
+    """
+
+    def __init__(self, reference: Engine, batches: Sequence[Image]) -> None:
+        self._batches = batches
+        self._reference = [reference.run(batch) for batch in batches]
+
+    def of(self, engine: Engine) -> float:
+        """The error of the engine; 0 is exact, 1 as large as what the maps tell."""
+        errors = []
+        for batch, wanted in zip(self._batches, self._reference, strict=True):
+            for a, b in zip(wanted, engine.run(batch), strict=True):
+                errors.append(float((b - a).std() / max(float(a.std()), 1e-12)))
+        return float(np.mean(errors))
+
+
+def _correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    x, y = np.ravel(a).astype(float), np.ravel(b).astype(float)
+    if len(x) < 2 or not (x.std() > 0 and y.std() > 0):
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])

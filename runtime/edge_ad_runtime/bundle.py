@@ -3,10 +3,11 @@
 A bundle ``NAME.edgead`` is an uncompressed zip, or the same unpacked as a folder:
 
 ``manifest.json``      :class:`Manifest`; holds the SHA-256 of every other file
-``model.onnx``         the fused graph
+``model.onnx``         the fused graph (``model.tflite`` for the target tflite)
 ``calibration.json``   the factory calibration
 ``golden/NN.npz``      inputs with the maps and scores that they must give
 ``report.json``        what the conversion measured
+``report.html`` …      the same to read: :attr:`Bundle.documents`; older bundles have none
 
 A bundle never changes once written. Its id is the SHA-256 of ``manifest.json``.
 """
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 CALIBRATION = "calibration.json"
 REPORT = "report.json"
+DOCUMENTS = ("report.html", "report.md")
 _GOLDEN = "golden/"
 # Fixed, so that the same content gives the same bytes (the zip format begins in 1980).
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
@@ -84,6 +86,7 @@ class Bundle(msgspec.Struct, frozen=True):
     calibration: Calibration
     golden: tuple[GoldenSample, ...]
     report: dict[str, Any]
+    documents: dict[str, bytes]
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -114,6 +117,7 @@ def open_bundle(path: Path) -> Bundle:
         calibration=msgspec.structs.replace(calibration, bundle=bundle_id),
         golden=golden,
         report=report,
+        documents={n: contents[n] for n in DOCUMENTS if n in contents},
     )
 
 
@@ -140,10 +144,12 @@ def write_bundle(
     calibration: bytes,
     golden: tuple[GoldenSample, ...],
     report: Mapping[str, Any],
+    documents: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a bundle atomically: a crash leaves the old file, or none, or the whole new one.
 
-    ``manifest.files`` is filled in here; ``calibration`` is the encoded factory calibration.
+    ``manifest.files`` is filled in here; ``calibration`` is the encoded factory calibration,
+    ``documents`` are those of :data:`DOCUMENTS` that there are.
 
     Raises:
         BundleError: see :func:`check_bundle_path`.
@@ -154,6 +160,7 @@ def write_bundle(
         manifest.model: model,
         CALIBRATION: calibration,
         REPORT: msgspec.json.format(msgspec.json.encode(report), indent=2),
+        **(documents or {}),
     }
     for i, sample in enumerate(golden):
         contents[f"{_GOLDEN}{i:02d}.npz"] = _golden_bytes(sample)

@@ -162,7 +162,11 @@ def _pair(
     if int8:
         (folder / BUNDLE).unlink(missing_ok=True)
         report = convert(
-            run, category.dataset.root, category.dataset, folder / BUNDLE, ConvertOptions(seed=options.seed)
+            run,
+            category.dataset.root,
+            category.dataset,
+            folder / BUNDLE,
+            ConvertOptions(seed=options.seed, force=True, sensitivity=False),
         ).report
         int8_auroc, int8_aupro = report["target"]["image_auroc"], report["target"]["aupro"]
     training = read_record(folder / TRAINING, Training)

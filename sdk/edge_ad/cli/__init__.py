@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "import": ("Turn another implementation's model into a run or a teacher.", "host"),
     "teachers": ("List, verify and fetch teachers by name.", "host"),
     "convert": ("Turn a run into a bundle for a device.", "host"),
+    "report": ("Take the conversion's report out of a bundle.", None),
     "info": ("Show what a bundle is and how it is calibrated.", None),
     "verify": ("Check a bundle's files and its golden samples in this device's engine.", None),
     "run": ("Inspect parts from a camera and drive the reject outputs.", None),

@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 import msgspec
 
 from edge_ad.cli.options import job_threads
 from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
-from edge_ad.conversion import ConvertOptions, convert, labelled_images
+from edge_ad.conversion import DEVICES, ConvertOptions, convert, labelled_images
+from edge_ad.conversion.options import DEFAULT_MAX_DROP, DEFAULT_MIN_MAP_CORRELATION
 from edge_ad.run_folder import open_run
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
-from edge_ad_runtime.calibration import MixChoice
+from edge_ad_converters.ranges import RANGE_METHODS
+from edge_ad_runtime.engines import TARGETS, Target
 
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("-o", "--out", required=True, type=click.Path(path_type=Path), help="The bundle, NAME.edgead.")
 @click.option(
-    "--target", type=click.Choice(["ort"]), default="ort", show_default=True, help="Engine on the device."
+    "--for", "device", type=click.Choice(list(DEVICES)), help="Take the target that is fastest there."
 )
-@click.option("--precision", type=click.Choice(["int8", "fp32"]), default="int8", show_default=True)
+@click.option("--target", type=click.Choice(TARGETS), help="Engine on the device.  [default: ort]")
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "fp16", "fp32"]),
+    default="int8",
+    show_default=True,
+    help="Arithmetic; fp16 for openvino and tensorrt.",
+)
 @click.option(
     "--calibration-images", type=click.Path(path_type=Path), help="Good images [default: the run's own data]."
 )
@@ -30,6 +41,32 @@ from edge_ad_runtime.calibration import MixChoice
     "--test",
     type=click.Path(path_type=Path),
     help="Labelled data set to measure the cost on [default: the run's own data].",
+)
+@click.option(
+    "--max-drop",
+    type=click.FloatRange(0, 1),
+    default=DEFAULT_MAX_DROP,
+    show_default=True,
+    help="How far image AUROC and AUPRO may each drop. Layers stay in float, or there is no bundle.",
+)
+@click.option(
+    "--min-map-correlation",
+    type=click.FloatRange(-1, 1),
+    default=DEFAULT_MIN_MAP_CORRELATION,
+    show_default=True,
+    help="Of the float and the target's anomaly maps of good images, in the median.",
+)
+@click.option("--force", is_flag=True, help="Write the bundle whatever limit it breaks; it says so inside.")
+@click.option(
+    "--ranges",
+    type=click.Choice(RANGE_METHODS),
+    help="Method for the INT8 ranges.  [default: the one whose maps are closest to the float ones]",
+)
+@click.option(
+    "--sensitivity/--no-sensitivity",
+    default=True,
+    show_default=True,
+    help="Measure what INT8 in each layer alone does, for the report.",
 )
 @click.option(
     "--false-reject-rate",
@@ -50,14 +87,21 @@ from edge_ad_runtime.calibration import MixChoice
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of torch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
-    run: Path, out: Path, target: Literal["ort"], precision: Literal["int8", "fp32"],
-    calibration_images: Path | None, test: Path | None, false_reject_rate: float, threshold: float | None,
-    score: str | None, mix: MixChoice | None, background: bool | None, seed: int, threads: int | None, as_json: bool,
+    run: Path, out: Path, device: str | None, target: Target | None, calibration_images: Path | None,
+    test: Path | None, threads: int | None, as_json: bool, **chosen: Any,
 ) -> None:  # fmt: skip
-    """Turn the finished RUN into a bundle for a device and say what that cost."""
+    """Turn the finished RUN into a bundle for a device and say what that cost.
+
+    The bundle is measured against the float model before it is written, in its own engine, from the camera's
+    image to the verdict. `edge-ad report` takes the page that says what was found out of it.
+    """
+    if device is not None and target is not None:
+        raise click.UsageError("--for chooses the target; give one of --for and --target")
     job_threads(threads)
+    options = ConvertOptions(
+        target=target or (DEVICES[device] if device else "ort"), command=_command_line(), **chosen
+    )
     opened = open_run(run)
-    options = ConvertOptions(target, precision, false_reject_rate, threshold, score, mix, background, seed)
     images = calibration_images or Path(opened.config.data)
     result = convert(opened, images, labelled_images(opened, test), out, options)
     for warning in result.warnings:
@@ -65,7 +109,13 @@ def command(
     if as_json:
         click.echo(msgspec.json.encode(result.report))
     else:
-        click.echo(_summary(result.path, precision, result.report))
+        click.echo(_summary(result.path, options.precision, result.report))
+
+
+def _command_line() -> str:
+    """What was typed, for the record; empty where the verb was called from Python."""
+    context = click.get_current_context()
+    return "" if context.find_root().info_name is None else shlex.join(["edge-ad", *sys.argv[1:]])
 
 
 def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
@@ -88,12 +138,21 @@ def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
         values = [report[side].get(key) for side in ("float", "target")]
         if None not in values:
             lines.append(f"  {label:22}{values[0]:10d}{values[1]:10d}")
-    latency = report["latency_ms"]
-    worst = f"worst image {report['worst_map_correlation']:.4f}"
+    latency, engine = report["latency_ms"], report["target"]["engine"]
+    score, median, worst, good = (
+        "undefined" if report[name] is None else f"{report[name]:.4f}"
+        for name in ("score_correlation", "map_correlation", "worst_map_correlation", "good_map_correlation")
+    )
     lines += [
-        f"  {'engine ms, this machine':22}{latency['float']:9.1f}{latency['target']:10.1f}",
-        f"  score correlation {report['score_correlation']:.4f}, map correlation {report['map_correlation']:.4f} ({worst})",
+        f"  {'ms, this machine':22}{latency['float']:10.1f}{latency['target']:10.1f}  ({engine})",
+        f"  score correlation {score}, map correlation {median} (good images {good}, worst image {worst})",
         f"  flipped verdicts: {len(report['flipped_verdicts'])} of {report['measured_images']}",
     ]
     lines += [f"    {name}" for name in report["flipped_verdicts"]]
+    if (how := report["quantization"]) is not None:
+        lines.append(f"INT8 ranges: {how['range_method']}; headroom of the differences {how['headroom']:.1f}")
+        lines += [f"  left in float: {f['layer']} (+{f['cost_ms']:.2f} ms)" for f in how["float_layers"]]
+    if report["stand_in"]:
+        lines.append(report["stand_in"])
+    lines += [f"LIMIT BROKEN: {text}" for text in report["limits"]["broken"]]
     return "\n".join(lines)

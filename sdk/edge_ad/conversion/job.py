@@ -1,0 +1,303 @@
+"""The conversion job: fuse, export, quantize, calibrate in the target's engine, measure, write, read back."""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import platform
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+
+from edge_ad import __version__
+from edge_ad.conversion.images import ImageSets, choose_images
+from edge_ad.conversion.measure import Measurement, Reference, broken_limits, limits, measured_on
+from edge_ad.conversion.model import ConvertedModel, host_engine
+from edge_ad.conversion.options import ConvertOptions
+from edge_ad.conversion.quantize import Quantized, quantize
+from edge_ad.data import Dataset, content_hash
+from edge_ad.describe import describe
+from edge_ad.report.html import render_html
+from edge_ad.report.markdown import render_markdown
+from edge_ad.report.model import ImageSets as SetSizes
+from edge_ad.report.model import Latency, ModelBytes, PrecisionCost, Report, as_dict
+from edge_ad.report.pictures import Picture, picture_of
+from edge_ad.run_folder import Run, TorchScorer
+from edge_ad_converters.cost import gmac
+from edge_ad_converters.fuse import fuse
+from edge_ad_converters.onnx_float import export_onnx
+from edge_ad_converters.targets import TargetForm, in_half_precision, target_form
+from edge_ad_runtime.bundle import GoldenSample, Manifest, check_bundle_path, open_bundle, write_bundle
+from edge_ad_runtime.calibration import encode_calibration
+from edge_ad_runtime.engines import Target, open_engine
+from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.images import read_image
+from edge_ad_runtime.inspector import Inspector
+from edge_ad_runtime.preprocess import preprocess
+from edge_ad_runtime.scoring import apply_calibration
+from edge_ad_runtime.timing import time_bundles
+from edge_ad_runtime.types import Image
+
+# Largest relative deviation of the fused float graph from the plain networks.
+FUSION_TOLERANCE = 1e-4
+_PARITY_IMAGES = 4
+_GOLDEN_GOOD, _GOLDEN_DEFECTS = 2, 1
+# How far another CPU's kernels may round differently; a saturating one (8-bit products added in 16 bits, as
+# x86 without VNNI does) is far outside.
+_GOLDEN_TOLERANCE = {"fp32": 1e-3, "fp16": 0.05, "int8": 0.05}
+_LATENCY_ROUNDS = 20
+_VERSIONS = ("torch", "onnx", "onnxruntime", "ai-edge-litert", "openvino", "numpy", "opencv-python-headless")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A written bundle and what was measured; ``report`` is the bundle's ``report.json``."""
+
+    path: Path
+    bundle_id: str
+    report: dict[str, Any]
+    warnings: tuple[str, ...]
+
+
+def convert(
+    run: Run, calibration_images: Path, test: Dataset | None, out: Path, options: ConvertOptions
+) -> Conversion:
+    """Convert a run and write the bundle ``out``.
+
+    Args:
+        run: the finished run.
+        calibration_images: a folder of good images (or a data set with ``train/good``).
+        test: labelled images to measure the cost on; None measures on good images alone.
+        out: the bundle's path.
+        options: target, precision, threshold, limits.
+
+    Raises:
+        BundleError: the bundle cannot be written there.
+        DataError: the images do not do.
+        MissingExtra: the target's engine is not installed.
+        InputError: the converted model breaks a limit, or the fused graph does not compute what the networks
+            do (never to be expected).
+    """
+    check_bundle_path(out)
+    spec, form = run.config.preprocess, target_form(options.target)
+    sets = choose_images(run, calibration_images, test, options.seed)
+    nets = describe(run.nets)
+    plain = export_onnx(fuse(nets))
+    graph = export_onnx(fuse(nets, centred=True)) if form.centred else plain
+    fp32 = form.encode(graph)
+    # Opened before the work begins: a missing engine should not cost anyone minutes.
+    _, stand_in = host_engine(options.target, fp32, "fp32")
+    float_bytes = plain.SerializeToString()
+    reference = ConvertedModel(open_engine("ort", float_bytes, "fp32"), "fp32", float_bytes, spec)
+    fit_images = [read_image(p) for p in sets.fit]
+    deviation = _check_fusion(run, reference, fit_images[:_PARITY_IMAGES])
+    reference.fit(fit_images, run.config, options)
+    measured = Reference(reference, measured_on(test, sets.held_back, sets.fit))
+
+    def open_file(model: bytes) -> ConvertedModel:
+        engine, _ = host_engine(options.target, model, options.precision)
+        return ConvertedModel(engine, options.precision, model, spec)
+
+    def judge(model: ConvertedModel) -> tuple[Measurement, tuple[str, ...]]:
+        model.fit(fit_images, run.config, options)
+        measurement = measured.compare(model)
+        return measurement, broken_limits(measurement, options)
+
+    quantized: Quantized | None = None
+    if options.precision == "int8":
+        quantized = quantize(graph, form, sets, spec, options, lambda g: open_file(form.encode(g)), judge)
+        attempt = quantized.attempt
+        target, measurement, broken = attempt.model, attempt.measurement, attempt.broken
+    else:
+        half = options.precision == "fp16" and options.target == "openvino"
+        target = open_file(form.encode(in_half_precision(graph)) if half else fp32)
+        measurement, broken = judge(target)
+    if broken and not options.force:
+        raise InputError(
+            f"the {options.precision} model breaks a limit: {'; '.join(broken)}. The bundle is not written; "
+            "give more calibration images, another --ranges or a wider --max-drop, or insist with --force"
+        )
+    golden = _golden(target, fit_images, test)
+    manifest = _manifest(run, out, form, target, options, plain)
+    costs = _precision_costs(manifest, target, fp32, options.target if stand_in is None else "ort")
+    warnings = (*sets.warnings, *(quantized.warnings if quantized else ()))
+    report = Report(
+        name=manifest.name,
+        created=manifest.created,
+        built_for=options.target,
+        score_rule=target.calibration.score,
+        float_=measurement.reference,
+        target=measurement.target,
+        score_correlation=measurement.parity.score_correlation,
+        map_correlation=measurement.parity.map_correlation,
+        worst_map_correlation=measurement.parity.worst_map_correlation,
+        good_map_correlation=measurement.good_map_correlation,
+        flipped_verdicts=tuple(i.name for i in measurement.images if i.flipped),
+        latency_ms=Latency(float_=costs[0].engine_ms, target=costs[-1].engine_ms),
+        measured_on=measurement.on.what,
+        measured_images=len(measurement.images),
+        precisions=costs,
+        model_bytes=ModelBytes(float_=len(fp32), target=len(target.model)),
+        gmac=manifest.gmac,
+        fusion_deviation=deviation,
+        quantization=quantized.record if quantized else None,
+        sensitivity=quantized.sensitivity if quantized else (),
+        limits=limits(broken, options),
+        images=measurement.images,
+        sets=SetSizes(
+            ranges=len(sets.ranges) if quantized else 0,
+            fit=len(sets.fit),
+            measurement=len(measurement.images),
+        ),
+        warnings=warnings,
+        provenance={**manifest.provenance, **_data_provenance(sets, measurement), "command": options.command},
+        stand_in=stand_in,
+    )
+    documents = _documents(report, reference, target, measurement)
+    fields = as_dict(report)
+    write_bundle(
+        out, manifest, target.model, encode_calibration(target.calibration), golden, fields, documents
+    )
+    bundle = open_bundle(out)
+    if stand_in is None:
+        Inspector(bundle).self_test()
+    return Conversion(out, bundle.id, fields, warnings)
+
+
+def _check_fusion(run: Run, fused: ConvertedModel, images: Sequence[Image]) -> float:
+    plain = TorchScorer(run.nets, run.config.preprocess)
+    worst = 0.0
+    for image in images:
+        for a, b in zip(plain.raw_maps(image), fused.raw_maps(image), strict=True):
+            worst = max(worst, float(np.abs(a - b).max() / np.abs(a).max()))
+    fused.recorded.clear()
+    if not worst <= FUSION_TOLERANCE:
+        raise InputError(
+            f"the fused graph deviates from the networks by {worst:.2g} (allowed {FUSION_TOLERANCE}); "
+            "the bundle is not written"
+        )
+    return worst
+
+
+def _manifest(
+    run: Run,
+    out: Path,
+    form: TargetForm,
+    target: ConvertedModel,
+    options: ConvertOptions,
+    graph: onnx.ModelProto,
+) -> Manifest:
+    height, width = run.nets.map_size
+    return Manifest(
+        name=out.name.removesuffix(".edgead"),
+        size=run.config.size,
+        target=options.target,
+        precision=options.precision,
+        model=form.file,
+        preprocess=run.config.preprocess,
+        map_height=height,
+        map_width=width,
+        gmac=gmac(graph),
+        golden_tolerance=_GOLDEN_TOLERANCE[options.precision],
+        created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        provenance=_provenance(run, target),
+        files={},
+    )
+
+
+def _precision_costs(
+    manifest: Manifest, target: ConvertedModel, fp32: bytes, engine: Target
+) -> tuple[PrecisionCost, ...]:
+    """fp32 and the wanted precision in the same engine, in turn, as bundles that live for this only."""
+    files = {"fp32": fp32}
+    if target.precision != "fp32":
+        files[target.precision] = target.model
+    calibration = encode_calibration(target.calibration)
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{name}.edgead" for name in files]
+        for path, (name, model) in zip(paths, files.items(), strict=True):
+            fields = msgspec.structs.replace(manifest, precision=name, target=engine)
+            write_bundle(path, fields, model, calibration, (), {})
+        timings = time_bundles(paths, rounds=_LATENCY_ROUNDS)
+    return tuple(
+        PrecisionCost(
+            precision=name,
+            engine=timing.engine,
+            engine_ms=timing.engine_ms.p50,
+            rss_mb=timing.rss_mb,
+            model_bytes=len(model),
+        )
+        for timing, (name, model) in zip(timings, files.items(), strict=True)
+    )
+
+
+def _documents(
+    report: Report, reference: ConvertedModel, target: ConvertedModel, measurement: Measurement
+) -> dict[str, bytes]:
+    paths = dict(zip(measurement.on.names, measurement.on.paths, strict=True))
+
+    def picture(name: str) -> Picture:
+        image = read_image(paths[name])
+        maps = [apply_calibration(m.raw_maps(image), m.calibration)[0] for m in (reference, target)]
+        return picture_of(image, maps[0], maps[1], target.spec)
+
+    return {
+        "report.html": render_html(report, picture).encode(),
+        "report.md": render_markdown(report).encode(),
+    }
+
+
+def _golden(model: ConvertedModel, good: Sequence[Image], test: Dataset | None) -> tuple[GoldenSample, ...]:
+    """A few good images and, where there is one, the first defect of the test images."""
+    images = list(good[:_GOLDEN_GOOD])
+    if test is not None:
+        images += [read_image(i.path) for i in [t for t in test.test if t.defect][:_GOLDEN_DEFECTS]]
+    samples = []
+    for image in images:
+        batch = preprocess(image, model.spec)
+        maps = model.engine.run(batch)
+        _, score = apply_calibration(maps, model.calibration)
+        samples.append(GoldenSample(batch, maps.st, maps.ae, score))
+    return tuple(samples)
+
+
+def _provenance(run: Run, target: ConvertedModel) -> dict[str, str]:
+    c = run.config
+    return {
+        "edge_ad": __version__,
+        **{name: found for name in _VERSIONS if (found := _version(name))},
+        "engine": target.engine.name,
+        "machine": f"{platform.machine()} {platform.system()}",
+        "run": run.path.name,
+        "teacher": c.teacher,
+        "teacher_sha256": c.teacher_sha256,
+        "steps": str(c.steps),
+        "seed": str(c.seed),
+        "training_images": str(len(run.split.train)),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _data_provenance(sets: ImageSets, measurement: Measurement) -> dict[str, str]:
+    """SHA-256 over the sorted SHA-256 of the images' contents."""
+    found = {}
+    for name, paths in (
+        ("ranges_sha256", sets.ranges),
+        ("fit_sha256", sets.fit),
+        ("measured_sha256", measurement.on.paths),
+    ):
+        found[name] = hashlib.sha256("".join(sorted(content_hash(p) for p in paths)).encode()).hexdigest()
+    return found

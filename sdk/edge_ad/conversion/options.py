@@ -1,0 +1,59 @@
+"""What a conversion can be told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
+from edge_ad_converters.ranges import RangeMethod
+from edge_ad_converters.targets import target_form
+from edge_ad_runtime.calibration import MixChoice
+from edge_ad_runtime.engines import Precision, Target
+from edge_ad_runtime.errors import InputError
+
+DEVICES: dict[str, Target] = {"x86": "openvino", "raspberry-pi": "tflite", "jetson": "tensorrt"}
+"""The target that is fastest on a kind of device."""
+
+DEFAULT_MAX_DROP = 0.005
+DEFAULT_MIN_MAP_CORRELATION = 0.98
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What to convert to; see ``edge-ad convert --help``.
+
+    ``score``, ``mix`` and ``background`` of None are the run's. ``max_drop`` is how far image AUROC and AUPRO
+    may each drop on labelled images, ``min_map_correlation`` how small the median map correlation of good images
+    may be; a bundle that breaks one is written only with ``force``. ``ranges`` of None tries all methods.
+    ``sensitivity`` measures each layer alone. ``command`` is a label: what was asked for.
+
+    Raises:
+        InputError: the target's engine does not compute in that precision, or a limit is out of range.
+    """
+
+    target: Target = "ort"
+    precision: Precision = "int8"
+    false_reject_rate: float = DEFAULT_FALSE_REJECT_RATE
+    threshold: float | None = None
+    score: str | None = None
+    mix: MixChoice | None = None
+    background: bool | None = None
+    seed: int = 42
+    max_drop: float = DEFAULT_MAX_DROP
+    min_map_correlation: float = DEFAULT_MIN_MAP_CORRELATION
+    force: bool = False
+    ranges: RangeMethod | None = None
+    sensitivity: bool = True
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        allowed = target_form(self.target).precisions
+        if self.precision not in allowed:
+            raise InputError(
+                f"the target '{self.target}' has no arithmetic in {self.precision}; choose {' or '.join(allowed)}"
+            )
+        if self.ranges is not None and self.ranges not in get_args(RangeMethod):
+            raise InputError(f"range method '{self.ranges}' is none of {', '.join(get_args(RangeMethod))}")
+        if not 0 <= self.max_drop <= 1 or not -1 <= self.min_map_correlation <= 1:
+            raise InputError("--max-drop lies between 0 and 1, --min-map-correlation between -1 and 1")

@@ -1,0 +1,203 @@
+"""INT8 in a conversion: the search, and the layers that a limit keeps in float."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from tqdm import tqdm
+
+from edge_ad.conversion.images import ImageSets
+from edge_ad.conversion.measure import Measurement
+from edge_ad.conversion.model import ConvertedModel
+from edge_ad.conversion.options import ConvertOptions
+from edge_ad.report.model import FloatLayer, LayerSensitivity, Quantization, RangeCandidate
+from edge_ad_converters.coverage import coverage
+from edge_ad_converters.int8 import CalibrationSets, Candidate, Int8Search
+from edge_ad_converters.ranges import RANGE_METHODS
+from edge_ad_converters.stress import stress_images
+from edge_ad_converters.targets import TargetForm
+from edge_ad_runtime.engines import Engine
+from edge_ad_runtime.errors import DataError
+from edge_ad_runtime.images import read_image
+from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
+from edge_ad_runtime.types import Image
+
+# More images choose no better and cost time.
+_CHOOSING_IMAGES = 12
+# Left in float at most: beyond this share of the arithmetic it is no INT8 model.
+MAX_FLOAT_SHARE = 0.5
+_TIMING_ROUNDS = 15
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A quantized model, what it was measured to do, and which layers it keeps in float."""
+
+    model: ConvertedModel
+    measurement: Measurement
+    broken: tuple[str, ...]
+    in_float: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """The attempt to keep, and the record of how it came about."""
+
+    attempt: Attempt
+    record: Quantization
+    sensitivity: tuple[LayerSensitivity, ...]
+    warnings: tuple[str, ...] = field(default=())
+
+
+OpenGraph = Callable[[onnx.ModelProto], ConvertedModel]
+Judge = Callable[[ConvertedModel], tuple[Measurement, tuple[str, ...]]]
+
+
+def quantize(
+    model: onnx.ModelProto,
+    form: TargetForm,
+    sets: ImageSets,
+    spec: PreprocessSpec,
+    options: ConvertOptions,
+    open_: OpenGraph,
+    judge: Judge,
+) -> Quantized:
+    """Search, build, measure; if a limit breaks, leave the fewest layers in float that mend it.
+
+    Args:
+        model: the float graph in the form's kind.
+        form: the target's.
+        sets: the images.
+        spec: the preprocessing.
+        options: the limits among them.
+        open_: opens a QDQ graph in the target's engine.
+        judge: fits and measures what was opened, and names the limits that it breaks.
+
+    Raises:
+        DataError: all calibration images look alike.
+    """
+    batches = [preprocess(read_image(p), spec) for p in sets.ranges]
+    if len(batches) > 1 and all(np.array_equal(batches[0], other) for other in batches[1:]):
+        raise DataError(
+            f"all {len(batches)} calibration images show the same picture ({sets.ranges[0]}, …); INT8 ranges need "
+            "different good parts"
+        )
+
+    def assess(in_float: Sequence[str]) -> Attempt:
+        model = open_(search.build(in_float))
+        measurement, broken = judge(model)
+        return Attempt(model, measurement, broken, tuple(in_float))
+
+    held_out = [preprocess(read_image(p), spec) for p in sets.fit[:_CHOOSING_IMAGES]]
+    with tqdm(bar_format="{desc} ({elapsed})", leave=False) as status:
+        search = Int8Search(
+            model,
+            CalibrationSets(batches, held_out, stress_images(held_out, options.seed)),
+            form.scheme,
+            RANGE_METHODS if options.ranges is None else (options.ranges,),
+            status.set_description_str,
+        )
+        best = assess(())
+        chosen = best
+        if best.broken and not options.force:
+            chosen = _fewest_in_float(search, assess) or best
+        sensitivity = search.sensitivity if options.sensitivity or chosen.in_float else ()
+    costs = _float_costs(search, open_, spec, best, chosen)
+    record = Quantization(
+        range_method=_label(search.best),
+        candidates=tuple(RangeCandidate(method=_label(c), map_error=c.error) for c in search.candidates),
+        headroom=search.headroom,
+        headroom_source=(
+            f"largest differences that {len(held_out)} good images with squares of noise, black, white and "
+            "inverted pixels reach, over those of good images"
+        ),
+        equalization=search.best.equalization > 0,
+        float_layers=tuple(
+            FloatLayer(layer=layer, cost_ms=cost) for layer, cost in zip(chosen.in_float, costs, strict=True)
+        ),
+    )
+    layers = tuple(
+        LayerSensitivity(
+            layer=s.layer, map_error=s.error, gmac_share=s.gmac_share, left_float=s.layer in chosen.in_float
+        )
+        for s in sensitivity
+    )
+    return Quantized(chosen, record, layers, _image_warnings(search, sets))
+
+
+def _fewest_in_float(search: Int8Search, assess: Callable[[Sequence[str]], Attempt]) -> Attempt | None:
+    """The attempt with the fewest of the most sensitive layers in float that breaks no limit, if there is one."""
+    order = search.sensitivity
+    most, share = 0, 0.0
+    while most < len(order) and share + order[most].gmac_share <= MAX_FLOAT_SHARE:
+        share += order[most].gmac_share
+        most += 1
+    names = [s.layer for s in order]
+    found: Attempt | None = None
+    failing, count = 0, 1
+    while found is None and failing < most:
+        count = min(count, most)
+        attempt = assess(names[:count])
+        if attempt.broken:
+            failing, count = count, count * 2
+        else:
+            found = attempt
+    while found is not None and len(found.in_float) - failing > 1:
+        count = (len(found.in_float) + failing) // 2
+        attempt = assess(names[:count])
+        if attempt.broken:
+            failing = count
+        else:
+            found = attempt
+    return found
+
+
+def _float_costs(
+    search: Int8Search, open_: OpenGraph, spec: PreprocessSpec, whole: Attempt, chosen: Attempt
+) -> list[float]:
+    """What each layer left in float costs, in ms for an image in the target's engine, against INT8 throughout."""
+    batch = np.full((1, spec.height, spec.width, 3), 128, np.uint8)
+    return [
+        _extra_ms(whole.model.engine, open_(search.build([layer])).engine, batch) for layer in chosen.in_float
+    ]
+
+
+def _extra_ms(a: Engine, b: Engine, batch: Image) -> float:
+    times: list[list[int]] = [[], []]
+    for number in range(_TIMING_ROUNDS + 2):
+        for engine, column in zip((a, b), times, strict=True):
+            start = time.monotonic_ns()
+            engine.run(batch)
+            if number >= 2:
+                column.append(time.monotonic_ns() - start)
+    return (statistics.median(times[1]) - statistics.median(times[0])) / 1e6
+
+
+def _label(candidate: Candidate) -> str:
+    return f"{candidate.method}, equalized" if candidate.equalization else candidate.method
+
+
+def _image_warnings(search: Int8Search, sets: ImageSets) -> tuple[str, ...]:
+    judged = coverage(search.statistics)
+    warnings = []
+    if judged.enough > len(sets.ranges):
+        warnings.append(
+            f"the INT8 ranges still grow by {judged.growth:.0%} from half of the {len(sets.ranges)} calibration "
+            f"images to all of them; about {judged.enough} would do"
+        )
+    if judged.odd:
+        names = ", ".join(str(sets.ranges[i]) for i in judged.odd[:3])
+        warnings.append(
+            f"{_plural(judged.odd)} far beyond the others in the networks and widen the INT8 ranges for all: "
+            f"{names}{', …' if len(judged.odd) > 3 else ''}. Leave out what is no good part"
+        )
+    return tuple(warnings)
+
+
+def _plural(odd: Sequence[int]) -> str:
+    return "1 calibration image reaches" if len(odd) == 1 else f"{len(odd)} calibration images reach"
