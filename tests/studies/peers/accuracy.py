@@ -131,7 +131,7 @@ class Judge:
             map_correlation_good=good.map_correlation, worst_map_correlation_good=good.worst_map_correlation,
             map_correlation_all=everything.map_correlation,
             worst_map_correlation_all=everything.worst_map_correlation,
-            score_correlation=everything.score_correlation, flipped=len(everything.flipped),
+            score_correlation=everything.score_correlation, flipped=sum(p.flipped for p in everything.pairs),
             false_rejects=evaluation.calibrated.false_rejects, escapes=evaluation.calibrated.escapes,
         )  # fmt: skip
 
