@@ -126,7 +126,9 @@ def put(folder: Path, text: str) -> None:
 def test_a_killed_build_leaves_no_root_and_nobody_who_goes_on(bin_folder: Path, tmp_path: Path) -> None:
     put(bin_folder, HALF)
     cache = tmp_path / "cache"
-    builder = subprocess.Popen([sys.executable, "-c", BUILD, str(cache / "root")])
+    builder = subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(cache / "root")], cwd=Path(__file__).parents[2]
+    )
     deadline = time.monotonic() + 30
     while not (cache / "started").exists():
         assert builder.poll() is None and time.monotonic() < deadline
