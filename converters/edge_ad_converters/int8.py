@@ -35,18 +35,18 @@ _BIAS_IMAGES = 16
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to quantize, and the error (:class:`edge_ad_converters.parity.MapError`) that its maps have on
-    held-out good images and on damaged ones."""
+    """A way to quantize, the error of its maps on held-out good images, and the share of the damage on damaged
+    ones that it loses (:class:`edge_ad_converters.parity.MapError`)."""
 
     method: RangeMethod
     equalization: float
     good_error: float
-    stress_error: float
+    lost: float
 
     @property
     def error(self) -> float:
-        """Both errors count alike."""
-        return (self.good_error + self.stress_error) / 2
+        """Damage that saturates away counts like an error of the same share."""
+        return self.good_error + self.lost
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,8 @@ class Int8Search:
             for method in self._methods:
                 self._progress(f"INT8: {method}{', equalized' if strength else ''}")
                 engine = _engine(self._quantize(method, strength, ()))
-                tried.append(Candidate(method, strength, self._good.of(engine), self._stress.of(engine)))
+                lost = self._stress.lost(engine, self._good.highest)
+                tried.append(Candidate(method, strength, self._good.of(engine), lost))
         return tuple(sorted(tried, key=lambda c: c.error))
 
     @property

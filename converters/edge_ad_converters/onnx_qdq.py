@@ -147,8 +147,8 @@ class _Quantizer:
         source, weight_name, bias_name = node.input
         weight, bias = self.weights[weight_name], self.weights[bias_name]
         scale = np.abs(weight).max(axis=(1, 2, 3)) / 127
-        # A channel of zeros keeps zeros whatever its scale is.
-        scale = np.where(scale > 0, scale, 1.0).astype(np.float32)
+        # A channel of zeros keeps zeros whatever its scale is; its bias should not become coarse with it.
+        scale = np.where(scale > 0, scale, np.maximum(np.abs(bias), 1e-6) / 2**20).astype(np.float32)
         rounded = _round_keeping_sums(weight / scale[:, None, None, None])
         # Bias correction (Nagel et al., arXiv 1906.04721, section 4.2): what the rounding of the weights does to
         # the mean input is taken back exactly.
@@ -239,11 +239,9 @@ def _round_keeping_sums(values: npt.NDArray[np.float32]) -> npt.NDArray[np.int8]
     of the whole graph. Taps that were closest to the other integer are moved until the sum fits.
     """
     nearest = np.rint(values)
-    flat = nearest.reshape(-1, values.shape[2] * values.shape[3])
-    error = (values - nearest).reshape(flat.shape)
-    for row, residual in zip(flat, error, strict=True):
-        missing = int(np.rint(residual.sum()))
-        if missing:
-            step = 1 if missing > 0 else -1
-            row[np.argsort(-step * residual)[: abs(missing)]] += step
+    error = (values - nearest).reshape(-1, values.shape[2] * values.shape[3])
+    missing = np.rint(error.sum(1, keepdims=True))
+    step = np.sign(missing)
+    ranks = np.argsort(np.argsort(-step * error, axis=1), axis=1)
+    nearest += (step * (ranks < np.abs(missing))).reshape(values.shape)
     return np.clip(nearest, -127, 127).astype(np.int8)

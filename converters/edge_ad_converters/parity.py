@@ -13,6 +13,9 @@ from edge_ad_runtime.engines import Engine, RawMaps
 from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
 from edge_ad_runtime.types import Image
 
+# Times what good parts reach; see MapError.lost.
+FAR_ABOVE = 4.0
+
 
 class Pair(msgspec.Struct, frozen=True):
     """One image by both models, the reference first, each with its own calibration.
@@ -71,21 +74,47 @@ def compare(
 class MapError:
     """How far another engine's raw maps are from reference ones on the same images.
 
-    Per map, the standard deviation of the difference over that of the reference (a constant offset costs
-    nothing: the quantiles take it), averaged over both maps and all images.
+    Args:
+        reference: the engine that is right.
+        batches: ``uint8 1xHxWx3`` images, at least one.
     """
 
     def __init__(self, reference: Engine, batches: Sequence[Image]) -> None:
         self._batches = batches
         self._reference = [reference.run(batch) for batch in batches]
 
+    @property
+    def highest(self) -> tuple[float, float]:
+        """The largest value of each reference map."""
+        return (
+            max(float(m.st.max()) for m in self._reference),
+            max(float(m.ae.max()) for m in self._reference),
+        )
+
     def of(self, engine: Engine) -> float:
-        """The error of the engine; 0 is exact, 1 as large as what the maps tell."""
+        """The standard deviation of a map's difference over that of the reference, averaged over maps and images.
+
+        0 is exact, 1 as large as what the maps tell. A constant offset costs nothing: the quantiles take it.
+        """
         errors = []
         for batch, wanted in zip(self._batches, self._reference, strict=True):
             for a, b in zip(wanted, engine.run(batch), strict=True):
                 errors.append(float((b - a).std() / max(float(a.std()), 1e-12)))
         return float(np.mean(errors))
+
+    def lost(self, engine: Engine, normal: tuple[float, float]) -> float:
+        """Share of the cells far above ``normal`` (more than :data:`FAR_ABOVE` times) that the engine puts below
+        half of that; 0 where the reference has none.
+
+        ``normal`` is what good parts reach at most, map by map. How far beyond it a defect lies is not asked.
+        """
+        far = lost = 0
+        for batch, wanted in zip(self._batches, self._reference, strict=True):
+            for a, b, reached in zip(wanted, engine.run(batch), normal, strict=True):
+                above = a > FAR_ABOVE * reached
+                far += int(above.sum())
+                lost += int((above & ~(b > FAR_ABOVE / 2 * reached)).sum())
+        return lost / far if far else 0.0
 
 
 def _correlation(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:

@@ -53,7 +53,13 @@ class Observer:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         encoded = with_outputs(model, self.tensors).SerializeToString()
-        self._session = ort.InferenceSession(encoded, options, providers=["CPUExecutionProvider"])
+        self._session = ort.InferenceSession(
+            encoded,
+            options,
+            providers=["CPUExecutionProvider"],
+            # As the engine of the target does it.
+            disabled_optimizers=("WeightBiasQuantization",),
+        )
 
     def values(self, batch: Image) -> dict[str, npt.NDArray[np.float32]]:
         """Each tensor, ``float32 1xCxhxw``, for one ``uint8 1xHxWx3`` batch."""

@@ -11,6 +11,10 @@ from edge_ad_runtime.errors import BundleError, MissingExtra
 from edge_ad_runtime.types import Image
 
 
+# It would round the weights of convolutions that were left in float on purpose, with one scale for all channels.
+_UNWANTED_OPTIMIZERS = ("WeightBiasQuantization",)
+
+
 class OrtEngine:
     """Runs a fused ONNX graph (float or QDQ) with onnxruntime's CPU provider."""
 
@@ -28,7 +32,12 @@ class OrtEngine:
         # whatever comes next: another engine, the camera, the next part's preprocessing.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         try:
-            self._session: Any = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(
+                model,
+                options,
+                providers=["CPUExecutionProvider"],
+                disabled_optimizers=_UNWANTED_OPTIMIZERS,
+            )
         except Exception as error:  # onnxruntime's exceptions share no public base class
             raise BundleError(f"onnxruntime refuses the model: {error}") from error
 
