@@ -69,6 +69,35 @@ def activations(model: onnx.ModelProto) -> list[str]:
     return found
 
 
+def parts(model: onnx.ModelProto) -> dict[str, str]:
+    """Which part of the networks each of :func:`activations` belongs to.
+
+    ``features``: what the first difference reads, directly or joined, and the differences themselves; ``trunk``:
+    what leads there; ``autoencoder``: the rest.
+    """
+    head = differences(model)[0]
+    producers = {output: n for n in model.graph.node for output in n.output}
+    found = dict.fromkeys(activations(model), "autoencoder")
+    found.update(dict.fromkeys(differences(model), "features"))
+    waiting = [(name, "features") for name in producers[head].input[:1]]
+    while waiting:
+        name, part = waiting.pop()
+        if name not in producers:
+            continue
+        node = producers[name]
+        if name in found:
+            found[name] = part
+        # What a convolution reads lies one stage further up; a ReLU or a concatenation belongs to its result.
+        waiting += [
+            (n, "trunk" if node.op_type == "Conv" else part) for n in node.input[: _data_inputs(node)]
+        ]
+    return found
+
+
+def _data_inputs(node: onnx.NodeProto) -> int:
+    return len(node.input) if node.op_type == "Concat" else 1
+
+
 def with_outputs(model: onnx.ModelProto, tensors: list[str]) -> onnx.ModelProto:
     """A copy of the model that also returns float ``tensors``."""
     copy = onnx.ModelProto()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import onnx
@@ -11,14 +11,13 @@ import onnx
 from edge_ad_converters.bias import correct_differences
 from edge_ad_converters.cost import gmac_by_layer
 from edge_ad_converters.equalize import equalize
-from edge_ad_converters.graph import activations, convolutions, differences, layer_name, results
+from edge_ad_converters.graph import convolutions, differences, layer_name, parts
 from edge_ad_converters.onnx_qdq import Scheme, quantize_onnx
 from edge_ad_converters.parity import MapError
 from edge_ad_converters.ranges import (
     RANGE_METHODS,
     RangeMethod,
     Statistics,
-    extremes,
     find_range,
     observe,
 )
@@ -27,21 +26,33 @@ from edge_ad_runtime.types import Image
 
 # Strengths of the equalization that are tried; see docs/int8.md.
 EQUALIZATIONS = (0.0, 0.75)
-# A defect's differences lie above those of good images, which are all that calibration sees: room is left for those
-# that damaged images reach, within these factors of what good images do.
-SMALLEST_HEADROOM, LARGEST_HEADROOM = 1.25, 8.0
+# The grids of the differences reach beyond what damaged images do by the margin, and at most so far beyond what
+# good images do; a defect's differences should not saturate.
+MARGIN = 1.25
+LARGEST_HEADROOM = 8.0
 _BIAS_IMAGES = 16
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A way to quantize, the error of its maps on held-out good images, and the share of the damage on damaged
-    ones that it loses (:class:`edge_ad_converters.parity.MapError`)."""
+    ones that it loses (:class:`edge_ad_converters.parity.MapError`).
 
-    method: RangeMethod
+    ``methods`` gives the range method of each part (:func:`edge_ad_converters.graph.parts`).
+    """
+
+    methods: Mapping[str, RangeMethod]
     equalization: float
     good_error: float
     lost: float
+
+    @property
+    def label(self) -> str:
+        """In words."""
+        names = set(self.methods.values())
+        words = ", ".join(f"{part}: {method}" for part, method in self.methods.items())
+        text = next(iter(names)) if len(names) == 1 else words
+        return f"{text}, equalized" if self.equalization else text
 
     @property
     def error(self) -> float:
@@ -60,12 +71,13 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class CalibrationSets:
-    """``uint8 1xHxWx3`` batches: ``ranges`` give the ranges, ``held_out`` (good, not among them) and ``stress``
-    (:func:`edge_ad_converters.stress.stress_images`) choose."""
+    """``uint8 1xHxWx3`` batches: ``good`` and ``damaged`` (:func:`edge_ad_converters.stress.stress_images`) give the
+    ranges, ``held_out`` (good, not among them) and ``held_out_damaged`` choose."""
 
-    ranges: Sequence[Image]
+    good: Sequence[Image]
+    damaged: Sequence[Image]
     held_out: Sequence[Image]
-    stress: Sequence[Image]
+    held_out_damaged: Sequence[Image]
 
 
 @dataclass(frozen=True)
@@ -74,8 +86,6 @@ class _Basis:
 
     model: onnx.ModelProto
     statistics: dict[str, Statistics]
-    headroom: float
-    stress_extremes: dict[str, float] = field(repr=False)
 
 
 class Int8Search:
@@ -100,21 +110,38 @@ class Int8Search:
         self.model, self.sets, self.scheme = model, sets, scheme
         self._methods, self._progress = methods, progress
         self._bases: dict[float, _Basis] = {}
+        self._parts = parts(model)
         reference = _engine(model)
         self._good = MapError(reference, sets.held_out)
-        self._stress = MapError(reference, sets.stress)
+        self._stress = MapError(reference, sets.held_out_damaged)
 
     @cached_property
     def candidates(self) -> tuple[Candidate, ...]:
-        """All that was tried, the best first."""
-        tried = []
-        for strength in EQUALIZATIONS:
-            for method in self._methods:
-                self._progress(f"INT8: {method}{', equalized' if strength else ''}")
-                engine = _engine(self._quantize(method, strength, ()))
-                lost = self._stress.lost(engine, self._good.highest)
-                tried.append(Candidate(method, strength, self._good.of(engine), lost))
+        """All that was tried, the best first: each method throughout, then each part's own."""
+        named = list(dict.fromkeys(self._parts.values()))
+        tried = [
+            self._try(dict.fromkeys(named, method), strength)
+            for strength in EQUALIZATIONS
+            for method in self._methods
+        ]
+        for part in named:
+            best = min(tried, key=lambda c: c.error)
+            tried += [
+                self._try({**best.methods, part: method}, best.equalization)
+                for method in self._methods
+                if method != best.methods[part]
+            ]
         return tuple(sorted(tried, key=lambda c: c.error))
+
+    def _try(self, methods: Mapping[str, RangeMethod], strength: float) -> Candidate:
+        candidate = Candidate(methods, strength, 0.0, 0.0)
+        self._progress(f"INT8 ranges by {candidate.label}")
+        engine = _engine(self._quantize(candidate, ()))
+        return replace(
+            candidate,
+            good_error=self._good.of(engine),
+            lost=self._stress.lost(engine, self._good.highest),
+        )
 
     @property
     def best(self) -> Candidate:
@@ -123,8 +150,12 @@ class Int8Search:
 
     @property
     def headroom(self) -> float:
-        """The factor by which the grids of the differences reach beyond good images; the larger of the two."""
-        return self._basis(self.best.equalization).headroom
+        """How many times as far as good images the grids of the differences reach; the larger of the two."""
+        statistics = self.statistics
+        reached = [
+            (_difference_range(statistics[n]), statistics[n].image_reach) for n in differences(self.model)
+        ]
+        return max(max(-low, high) / float(reach.max() or 1.0) for (low, high), reach in reached)
 
     @property
     def statistics(self) -> dict[str, Statistics]:
@@ -134,8 +165,8 @@ class Int8Search:
     def build(self, in_float: Collection[str] = ()) -> onnx.ModelProto:
         """The best candidate's graph, the layers ``in_float`` left as they are."""
         basis = self._basis(self.best.equalization)
-        quantized = self._quantize(self.best.method, self.best.equalization, in_float)
-        return correct_differences(quantized, basis.model, self.sets.ranges[:_BIAS_IMAGES])
+        quantized = self._quantize(self.best, in_float)
+        return correct_differences(quantized, basis.model, self.sets.good[:_BIAS_IMAGES])
 
     @cached_property
     def sensitivity(self) -> tuple[Sensitivity, ...]:
@@ -147,39 +178,35 @@ class Int8Search:
         for name in names:
             self._progress(f"sensitivity of {name}")
             others = [n for n in names if n != name]
-            engine = _engine(self._quantize(self.best.method, self.best.equalization, others))
+            engine = _engine(self._quantize(self.best, others))
             found.append(Sensitivity(name, self._good.of(engine), costs[name] / whole))
         return tuple(sorted(found, key=lambda s: -s.error))
 
-    def _quantize(self, method: RangeMethod, strength: float, in_float: Collection[str]) -> onnx.ModelProto:
-        basis = self._basis(strength)
-        statistics = basis.statistics
-        ranges = {name: find_range(statistics[name], method) for name in activations(basis.model)}
-        for name, extreme in basis.stress_extremes.items():
-            low, high = statistics[name].low, statistics[name].high
-            factor = _headroom(statistics[name], extreme)
-            ranges[name] = (low * factor, high * factor)
-        means = {name: s.channel_mean for name, s in statistics.items()}
+    def _quantize(self, candidate: Candidate, in_float: Collection[str]) -> onnx.ModelProto:
+        basis = self._basis(candidate.equalization)
+        ranges = {n: find_range(basis.statistics[n], candidate.methods[p]) for n, p in self._parts.items()}
+        for name in differences(basis.model):
+            ranges[name] = _difference_range(basis.statistics[name])
+        means = {name: s.channel_mean for name, s in basis.statistics.items()}
         return quantize_onnx(basis.model, ranges, means, scheme=self.scheme, in_float=in_float)
 
     def _basis(self, strength: float) -> _Basis:
         if strength not in self._bases:
             self._progress(f"ranges{' after equalization' if strength else ''}")
-            model, first = self.model, None
+            model = self.model
             if strength:
-                first = self._basis(0.0).statistics
-                model = equalize(model, {n: first[n] for n in results(model).values()}, strength)
-            inputs = [n.input[0] for n in convolutions(model)]
-            statistics = observe(model, [*activations(model), *inputs], self.sets.ranges)
-            reached = extremes(model, differences(model), self.sets.stress)
-            headroom = max(_headroom(statistics[n], reached[n]) for n in reached)
-            self._bases[strength] = _Basis(model, statistics, headroom, reached)
+                model = equalize(model, self._basis(0.0).statistics, strength)
+            tensors = [*self._parts, *(n.input[0] for n in convolutions(model))]
+            self._bases[strength] = _Basis(model, observe(model, tensors, self.sets.good, self.sets.damaged))
         return self._bases[strength]
 
 
-def _headroom(statistics: Statistics, reached: float) -> float:
-    good = max(-statistics.low, statistics.high)
-    return min(max(reached / good if good > 0 else 1.0, SMALLEST_HEADROOM), LARGEST_HEADROOM)
+def _difference_range(statistics: Statistics) -> tuple[float, float]:
+    """What damaged images reach and a margin, but at most so many times what good ones do."""
+    reach = max(-statistics.low, statistics.high)
+    good = float(statistics.image_reach.max())
+    factor = min(MARGIN, LARGEST_HEADROOM * good / reach) if reach > 0 else 1.0
+    return statistics.low * factor, statistics.high * factor
 
 
 def _engine(model: onnx.ModelProto) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -32,9 +32,10 @@ _TRIED = 80
 class Statistics:
     """What a ``1xCxhxw`` tensor did on the calibration images.
 
-    ``low`` and ``high`` are its extremes, ``channel_mean`` (``float64 C``) the mean of each channel,
-    ``channel_reach`` (``float64 C``) the mean over the images of each channel's largest absolute value,
-    ``image_reach`` (``float64 N``) each image's largest absolute value, ``histogram`` (``int64`` of :data:`BINS`) counts a sample of its values between ``low`` and ``high``.
+    ``low`` and ``high`` are its extremes, ``channel_reach`` (``float64 C``) the mean over the images of each
+    channel's largest absolute value, ``histogram`` (``int64`` of :data:`BINS`) counts a sample of its values
+    between ``low`` and ``high``; on the good images alone, ``channel_mean`` (``float64 C``) is the mean of each
+    channel and ``image_reach`` (``float64 N``) each image's largest absolute value.
     """
 
     low: float
@@ -66,33 +67,31 @@ class Observer:
         return dict(zip(self.tensors, self._session.run(self.tensors, {"image": batch}), strict=True))
 
 
-def extremes(model: onnx.ModelProto, tensors: Sequence[str], batches: Iterable[Image]) -> dict[str, float]:
-    """The largest absolute value of each tensor over the batches (at least one)."""
-    observer = Observer(model, tensors)
-    found = dict.fromkeys(tensors, 0.0)
-    for batch in batches:
-        for name, value in observer.values(batch).items():
-            found[name] = max(found[name], float(np.abs(value).max()))
-    return found
-
-
 def observe(
-    model: onnx.ModelProto, tensors: Sequence[str], batches: Sequence[Image]
+    model: onnx.ModelProto, tensors: Sequence[str], good: Sequence[Image], damaged: Sequence[Image] = ()
 ) -> dict[str, Statistics]:
-    """Statistics of tensors while the float graph runs, twice, on ``uint8 1xHxWx3`` batches (at least one)."""
+    """Statistics of tensors while the float graph runs, twice, on ``uint8 1xHxWx3`` batches.
+
+    Args:
+        model: the float graph.
+        tensors: names of ``1xCxhxw`` tensors in it.
+        good: images of good parts, at least one.
+        damaged: further images that the ranges should hold.
+    """
     observer = Observer(model, tensors)
     low = dict.fromkeys(observer.tensors, np.inf)
     high = dict.fromkeys(observer.tensors, -np.inf)
     means: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in observer.tensors}
     reaches: dict[str, list[npt.NDArray[np.float64]]] = {name: [] for name in observer.tensors}
-    for batch in batches:
+    for number, batch in enumerate((*good, *damaged)):
         for name, value in observer.values(batch).items():
             highest, lowest = value.max((0, 2, 3)), value.min((0, 2, 3))
             low[name], high[name] = min(low[name], float(lowest.min())), max(high[name], float(highest.max()))
-            means[name].append(value.mean((0, 2, 3), dtype=np.float64))
             reaches[name].append(np.maximum(highest, -lowest).astype(np.float64))
+            if number < len(good):
+                means[name].append(value.mean((0, 2, 3), dtype=np.float64))
     histograms = {name: np.zeros(BINS, np.int64) for name in observer.tensors}
-    for batch in batches:
+    for batch in (*good, *damaged):
         for name, value in observer.values(batch).items():
             sample = value.ravel()[:: max(1, value.size // _SAMPLES)].astype(np.float64)
             histograms[name] += _histogram(sample, low[name], high[name])
@@ -102,7 +101,7 @@ def observe(
             high[name],
             np.mean(means[name], axis=0),
             np.mean(reaches[name], axis=0),
-            np.asarray([reach.max() for reach in reaches[name]]),
+            np.asarray([reach.max() for reach in reaches[name][: len(good)]]),
             histograms[name],
         )
         for name in observer.tensors

@@ -17,7 +17,7 @@ from edge_ad.conversion.model import ConvertedModel
 from edge_ad.conversion.options import ConvertOptions
 from edge_ad.report.model import FloatLayer, LayerSensitivity, Quantization, RangeCandidate
 from edge_ad_converters.coverage import coverage
-from edge_ad_converters.int8 import CalibrationSets, Candidate, Int8Search
+from edge_ad_converters.int8 import CalibrationSets, Int8Search
 from edge_ad_converters.ranges import RANGE_METHODS
 from edge_ad_converters.stress import stress_images
 from edge_ad_converters.targets import TargetForm
@@ -29,6 +29,7 @@ from edge_ad_runtime.types import Image
 
 # More images choose no better and cost time.
 _CHOOSING_IMAGES = 12
+_DAMAGED_IMAGES = 16
 # Left in float at most: beyond this share of the arithmetic it is no INT8 model.
 MAX_FLOAT_SHARE = 0.5
 _TIMING_ROUNDS = 15
@@ -97,7 +98,12 @@ def quantize(
     with tqdm(bar_format="{desc} ({elapsed})", leave=False) as status:
         search = Int8Search(
             model,
-            CalibrationSets(batches, held_out, stress_images(held_out, options.seed)),
+            CalibrationSets(
+                batches,
+                stress_images(batches[:_DAMAGED_IMAGES], options.seed),
+                held_out,
+                stress_images(held_out, options.seed + 1),
+            ),
             form.scheme,
             RANGE_METHODS if options.ranges is None else (options.ranges,),
             status.set_description_str,
@@ -109,12 +115,12 @@ def quantize(
         sensitivity = search.sensitivity if options.sensitivity or chosen.in_float else ()
     costs = _float_costs(search, open_, spec, best, chosen)
     record = Quantization(
-        range_method=_label(search.best),
-        candidates=tuple(RangeCandidate(method=_label(c), map_error=c.error) for c in search.candidates),
+        range_method=search.best.label,
+        candidates=tuple(RangeCandidate(method=c.label, map_error=c.error) for c in search.candidates),
         headroom=search.headroom,
         headroom_source=(
-            f"largest differences that {len(held_out)} good images with squares of noise, black, white and "
-            "inverted pixels reach, over those of good images"
+            f"the differences that {min(len(batches), _DAMAGED_IMAGES)} good images with squares of noise, black, "
+            "white and inverted pixels reach, over those of good images"
         ),
         equalization=search.best.equalization > 0,
         float_layers=tuple(
@@ -176,10 +182,6 @@ def _extra_ms(a: Engine, b: Engine, batch: Image) -> float:
             if number >= 2:
                 column.append(time.monotonic_ns() - start)
     return (statistics.median(times[1]) - statistics.median(times[0])) / 1e6
-
-
-def _label(candidate: Candidate) -> str:
-    return f"{candidate.method}, equalized" if candidate.equalization else candidate.method
 
 
 def _image_warnings(search: Int8Search, sets: ImageSets) -> tuple[str, ...]:
