@@ -33,16 +33,21 @@ from edge_ad_runtime.engines import Engine, RawMaps, Target, open_engine
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.preprocess import resize
 from edge_ad_runtime.types import Image
-from tests.conversion.agreement import Agreement, agreement, difference_steps, map_deviation, steps_apart
+from tests.conversion.agreement import (
+    MAPS,
+    SCORES,
+    STEPS,
+    Agreement,
+    agreement,
+    difference_steps,
+    map_deviation,
+    steps_apart,
+)
 from tests.conversion.test_fuse import random_nets
 
 SIZE = 256
 HEADROOM = 4.0
-# The bounds of engines that run the same integers: of raw maps relative to the map's largest value, of scores
-# relative to the score or the threshold (the larger), of the differences in steps of their grid. Measured here:
-# 0.014, 0.010 and 0.09; on a trained run (tests.studies.engines) and all of its test images 0.018, 0.008 and 0.30.
-MAPS, SCORES, STEPS = 0.03, 0.02, 0.5
-# Another grid rounds everything anew: 0.044 and 0.022 here.
+# Another grid rounds everything anew: 0.039 and 0.024 here.
 OTHER_GRID_MAPS, OTHER_GRID_SCORES = 0.1, 0.05
 SAME_GRAPH: tuple[Target, ...] = ("openvino", "tflite")
 
@@ -120,7 +125,10 @@ def case() -> Case:
     asymmetric, symmetric = quantized(made, "asymmetric"), quantized(made, "symmetric")
     reference = encoded("ort", asymmetric.model)
     good = [photograph(name, turn) for name in ("brick", "gravel") for turn in (10, 20, 30, 50, 60)]
-    calibration = fit_calibration([reference.run(i) for i in good], bundle="", source="photographs")
+    # No golden image's score is near the threshold.
+    calibration = fit_calibration(
+        [reference.run(i) for i in good], bundle="", source="photographs", threshold=0.25
+    )
     return Case(asymmetric, symmetric, reference, golden_images(), calibration)
 
 
@@ -154,9 +162,9 @@ def _off_by_one_bias(model: onnx.ModelProto) -> None:
 
 
 def _coarser_grid(model: onnx.ModelProto) -> None:
-    """A scale 2 % off, as a converter's rounding of it could make."""
+    """One scale 5 % off."""
     scale = _constant(model, "relu_1.scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.02), scale.name))
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.05), scale.name))
 
 
 def _constant(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
