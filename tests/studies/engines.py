@@ -12,12 +12,13 @@ a pair whose run or options have changed is done again, one whose code has chang
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TypeVar, get_args
 
 import msgspec
 import onnx
@@ -36,6 +37,7 @@ from tests.studies.engines_table import Apart, Failure, Row, markdown
 
 RUNS_HERE: tuple[Target, ...] = ("ort", "openvino", "tflite")
 _REFERENCE: Target = "ort"
+_Record = TypeVar("_Record")
 
 
 class Pair(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,10 +87,9 @@ class Study:
         options = ConvertOptions(target=target, force=True, sensitivity=False)
         path = self._out / key(run) / f"{target}.json"
         found = fingerprint(run)
-        if path.exists():
-            kept = msgspec.json.decode(path.read_bytes(), type=Pair)
-            if (kept.run, kept.options) == (found, repr(options)) and kept.mended_too >= self._mend:
-                return kept
+        kept = _read(path, Pair)
+        if kept and (kept.run, kept.options) == (found, repr(options)) and kept.mended_too >= self._mend:
+            return kept
         make_folder(path.parent)
         rows, refused = [self._convert(run, self.bundle(run, target), options)], None
         if self._mend and rows[0].broken:
@@ -117,10 +118,9 @@ class Study:
             return None
         reference, own = (open_bundle(p) for p in paths)
         path = self._out / key(run) / f"{target}-against-{_REFERENCE}.json"
-        if path.exists():
-            kept = msgspec.json.decode(path.read_bytes(), type=Compared)
-            if kept.bundles == (reference.id, own.id):
-                return kept.apart
+        kept = _read(path, Compared)
+        if kept and kept.bundles == (reference.id, own.id):
+            return kept.apart
         graph = onnx.load_from_string(reference.model)
         encoded = form.encode(graph)
         found: Agreement = agreement(
@@ -146,6 +146,13 @@ class Study:
         data = Path(opened.config.data)
         result = convert(opened, data, labelled_images(opened, None), out, options)
         return row(key(run), from_dict(result.report), load)
+
+
+def _read(path: Path, kind: type[_Record]) -> _Record | None:
+    """A record; None where there is none, or one of another version of this program."""
+    with contextlib.suppress(FileNotFoundError, msgspec.DecodeError):
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    return None
 
 
 def row(category: str, report: Report, load: float) -> Row:
