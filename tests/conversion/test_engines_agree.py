@@ -7,7 +7,6 @@ the next layers carry it on. At the differences that are squared little of it is
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -153,32 +152,14 @@ def test_the_symmetric_grid_is_close(case: Case) -> None:
     assert found.scores <= OTHER_GRID_SCORES
 
 
-def _off_by_one_bias(model: onnx.ModelProto) -> None:
-    """The last convolution of the student-teacher difference: each bias one step of the difference off."""
-    step = difference_steps(model)[0]
-    scale, bias = (_constant(model, f"difference_st.bias.{part}") for part in ("scale", "quantized"))
-    values = numpy_helper.to_array(bias) + np.rint(step / numpy_helper.to_array(scale)).astype(np.int32)
-    bias.CopyFrom(numpy_helper.from_array(values, bias.name))
-
-
-def _coarser_grid(model: onnx.ModelProto) -> None:
-    """One scale 5 % off."""
-    scale = _constant(model, "relu_1.scale")
-    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.05), scale.name))
-
-
-def _constant(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
-    constants: dict[str, onnx.TensorProto] = {i.name: i for i in model.graph.initializer}
-    return constants[name]
-
-
-@pytest.mark.parametrize("spoil", [_off_by_one_bias, _coarser_grid])
-def test_a_wrong_graph_is_outside_the_bounds(case: Case, spoil: Callable[[onnx.ModelProto], None]) -> None:
+@pytest.mark.parametrize("layer", ["trunk.layers.3", "student.layers.0", "difference_st", "difference_ae"])
+def test_a_scale_3_percent_off_is_outside_the_bounds(case: Case, layer: str) -> None:
+    """The inner layers of an autoencoder with random weights matter less to the maps and would need more."""
     model = onnx.ModelProto()
     model.CopyFrom(case.asymmetric.model)
-    spoil(model)
-    found = case.agreement(encoded("ort", model))
-    assert found.maps > MAPS
+    scale = {i.name: i for i in model.graph.initializer}[f"{layer}.weight.scale"]
+    scale.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(scale) * np.float32(1.03), scale.name))
+    assert case.agreement(encoded("ort", model)).maps > MAPS
 
 
 def test_steps_and_maps_by_hand() -> None:
