@@ -143,7 +143,11 @@ def markdown(rows: Sequence[Row | Failure]) -> str:
         lines += ["", f"Of {len(mended)} with layers in float:", ""]
         lines += [aim.line(mended) for aim in AIMS]
     if compared := [r for r in done if r.apart is not None]:
-        lines += ["", f"Golden images, {len(compared)} times the graph of onnxruntime's bundle:", ""]
+        lines += [
+            "",
+            f"Golden images, the graph of onnxruntime's bundle in another engine, {len(compared)} pairs:",
+            "",
+        ]
         lines += [bound.line(compared) for bound in BOUNDS]
     if broken := [f"- {r.name}: {text}" for r in done for text in r.broken]:
         lines += ["", "Broken limits:", "", *broken]
