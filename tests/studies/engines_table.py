@@ -58,7 +58,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """A conversion that gave no bundle."""
+    """A conversion that gave no bundle, or would not have without force."""
 
     category: str
     target: Target
@@ -77,6 +77,8 @@ class Aim:
     def line(self, rows: Sequence[Row]) -> str:
         """How many rows meet it, and which do not."""
         values = [(r.name, v) for r in rows if (v := self.value(r)) is not None]
+        if not values:
+            return f"- {self.words}: not measured"
         missed = [f"{name} ({v:.4f})" for name, v in values if not self.met(v)]
         line = f"- {self.words}: {len(values) - len(missed)} of {len(values)}"
         return f"{line}. Not: {', '.join(missed)}" if missed else line
@@ -152,7 +154,7 @@ def markdown(rows: Sequence[Row | Failure]) -> str:
     if broken := [f"- {r.name}: {text}" for r in done for text in r.broken]:
         lines += ["", "Broken limits:", "", *broken]
     if failures := [f"- {r.category} {r.target}: {r.reason}" for r in rows if isinstance(r, Failure)]:
-        lines += ["", "No bundle:", "", *failures]
+        lines += ["", "No bundle, or none without force:", "", *failures]
     return "\n".join(lines) + "\n"
 
 

@@ -32,6 +32,7 @@ def test_aims_count_rows_at_the_limit_and_name_the_others() -> None:
     assert aupro.line(rows).endswith("3 of 3")
     assert aupro.line([changed(aupro=(0.9, 0.8949))]).endswith("0 of 1. Not: part ort (0.0051)")
     assert good.line([ROW, changed(good_map_correlation=0.9949)]).endswith("1 of 2. Not: part ort (0.9949)")
+    assert aupro.line([changed(aupro=(None, None))]).endswith("not measured")
     assert worst.line([ROW]).endswith("0 of 1. Not: part ort (0.9900)")
 
 
