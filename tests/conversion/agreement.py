@@ -16,7 +16,7 @@ from edge_ad_runtime.scoring import apply_calibration, decide
 from edge_ad_runtime.types import FloatArray, Image
 
 # The bounds of engines that run the same integers, of the figures of :class:`Agreement`. Measured, with the golden
-# images of :mod:`tests.conversion.test_engines_agree`: 0.017, 0.001 and 0.11; on a trained run and all of its 60
+# images of :mod:`tests.conversion.test_engines_agree`: 0.017, 0.0002 and 0.11; on a trained run and all of its 60
 # test images: 0.018, 0.008 and 0.30.
 MAPS, SCORES, STEPS = 0.03, 0.02, 0.5
 
