@@ -64,8 +64,11 @@ def test_bundles_compute_on_arm64_what_they_do_on_x86(result: Result) -> None:
     print(summary(result))
     # The tiny bundle, one of ort, one of openvino, and one of tflite on both of its runtimes.
     assert len(result.comparisons) == 5 * len(PROCESSORS)
-    for comparison in result.comparisons:
-        assert comparison.error is None
+    refused = {(c.environment, c.processor): c.error for c in result.comparisons if c.error is not None}
+    # OpenVINO compiles INT8 for processors with half precision, which the older one lacks.
+    assert list(refused) == [("openvino", "cortex-a72")]
+    assert "OpenVINO refuses the model" in (refused["openvino", "cortex-a72"] or "")
+    for comparison in (c for c in result.comparisons if c.error is None):
         assert comparison.images == 6
         assert comparison.score_difference is not None and comparison.score_difference <= SCORE_BOUND
         assert comparison.verdicts_differing == ()

@@ -143,6 +143,15 @@ def test_a_crash_is_told_as_such(tmp_path: Path) -> None:
         measure(crash, tmp_path, "b.edgead", "images", "x.jsonl")
 
 
+def test_an_error_of_several_lines_is_told_whole(tmp_path: Path) -> None:
+    def refuse(words: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        said = "a warning\nedge-ad: the engine refuses the model: first\nsecond\n\n"
+        return subprocess.CompletedProcess(list(words), 1, "", said)
+
+    with pytest.raises(Arm64Error, match="^edge-ad verify: the engine refuses the model: first second$"):
+        measure(refuse, tmp_path, "b.edgead", "images", "x.jsonl")
+
+
 def test_a_damaged_record_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Arm64Error, match="no record"):
         read_parts(tmp_path / "none.jsonl")
