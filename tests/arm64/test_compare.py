@@ -148,7 +148,7 @@ def test_an_error_of_several_lines_is_told_whole(tmp_path: Path) -> None:
         said = "a warning\nedge-ad: the engine refuses the model: first\nsecond\n\n"
         return subprocess.CompletedProcess(list(words), 1, "", said)
 
-    with pytest.raises(Arm64Error, match="^edge-ad verify: the engine refuses the model: first second$"):
+    with pytest.raises(Arm64Error, match=r"^edge-ad verify: the engine refuses the model: first second$"):
         measure(refuse, tmp_path, "b.edgead", "images", "x.jsonl")
 
 
