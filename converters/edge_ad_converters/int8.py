@@ -30,6 +30,10 @@ EQUALIZATIONS = (0.0, 0.75)
 # good images do; a defect's differences should not saturate.
 MARGIN = 1.25
 LARGEST_HEADROOM = 8.0
+# Share of the far-above cells of damaged images that may saturate: single cells, whose neighbours still tell.
+TOLERATED_LOSS = 0.05
+# A method that is so many times worse than the best throughout is not tried for single parts.
+_HOPELESS = 2.0
 _BIAS_IMAGES = 16
 
 
@@ -56,8 +60,8 @@ class Candidate:
 
     @property
     def error(self) -> float:
-        """Damage that saturates away counts like an error of the same share."""
-        return self.good_error + self.lost
+        """Damage that saturates away counts like an error of the same share, beyond what is tolerated."""
+        return self.good_error + max(0.0, self.lost - TOLERATED_LOSS)
 
 
 @dataclass(frozen=True)
@@ -124,12 +128,14 @@ class Int8Search:
             for strength in EQUALIZATIONS
             for method in self._methods
         ]
+        best = min(tried, key=lambda c: c.error)
+        hopeful = {next(iter(c.methods.values())) for c in tried if c.error <= _HOPELESS * best.error}
         for part in named:
             best = min(tried, key=lambda c: c.error)
             tried += [
                 self._try({**best.methods, part: method}, best.equalization)
                 for method in self._methods
-                if method != best.methods[part]
+                if method in hopeful and method != best.methods[part]
             ]
         return tuple(sorted(tried, key=lambda c: c.error))
 

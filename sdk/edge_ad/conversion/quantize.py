@@ -29,7 +29,7 @@ from edge_ad_runtime.types import Image
 
 # More images choose no better and cost time.
 _CHOOSING_IMAGES = 12
-_DAMAGED_IMAGES = 16
+_DAMAGED_IMAGES = 32
 # Left in float at most: beyond this share of the arithmetic it is no INT8 model.
 MAX_FLOAT_SHARE = 0.5
 _TIMING_ROUNDS = 15
