@@ -29,6 +29,8 @@ def command(bundle: Path, threads: int | None, as_json: bool) -> None:
             print_json({"ok": False, "bundle": str(bundle), "error": str(error)})
         raise
     tolerance = opened.manifest.golden_tolerance
+    # Bundles of before the limits have none.
+    broken = list(opened.report.get("limits", {}).get("broken", ()))
     if as_json:
         print_json(
             {
@@ -40,9 +42,12 @@ def command(bundle: Path, threads: int | None, as_json: bool) -> None:
                 "worst_deviation": worst,
                 "tolerance": tolerance,
                 "engine": inspector.engine.name,
+                "broken_limits": broken,
             }
         )
         return
+    for sentence in broken:
+        click.echo(f"warning: converted by force although it breaks a limit: {sentence}", err=True)
     click.echo(f"{opened.manifest.name} ({opened.id[:12]}): {len(opened.manifest.files)} files are unchanged")
     click.echo(
         f"{len(opened.golden)} golden samples in {inspector.engine.name}: worst deviation {worst:.3g} "
