@@ -18,6 +18,7 @@ import hashlib
 import io
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -40,6 +41,8 @@ DOCUMENTS = ("report.html", "report.md")
 _GOLDEN = "golden/"
 # Fixed, so that the same content gives the same bytes (the zip format begins in 1980).
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+# Those of zip that every Python has.
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -177,10 +180,14 @@ def write_bundle(
 def _read_zip(path: Path) -> dict[str, bytes]:
     try:
         with zipfile.ZipFile(path) as archive:
-            return {i.filename: archive.read(i) for i in archive.infolist() if not i.is_dir()}
+            files = [i for i in archive.infolist() if not i.is_dir()]
+            if any(i.compress_type not in _COMPRESSIONS for i in files):
+                raise zipfile.BadZipFile("unknown compression")
+            return {i.filename: archive.read(i) for i in files}
     except FileNotFoundError:
         raise BundleError(f"{path}: there is no such bundle") from None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
+    # All that zipfile lets through where a header is damaged.
+    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise BundleError(f"{path}: not a readable bundle ({error})") from error
 
 

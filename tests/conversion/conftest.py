@@ -15,6 +15,7 @@ from edge_ad.cli.convert import command
 from edge_ad.conversion import job
 from edge_ad.run_folder import open_run
 from edge_ad_converters.fuse import FusedNets
+from edge_ad_converters.onnx_float import export_onnx
 
 
 def convert_words(run: Path, out: Path, images: Path, *more: str) -> list[str]:
@@ -29,7 +30,6 @@ def convert_words(run: Path, out: Path, images: Path, *more: str) -> list[str]:
 def quick() -> Iterator[None]:
     """Everything is computed as ever, but a graph that was exported before is not exported again."""
     exported: dict[str, onnx.ModelProto] = {}
-    export = job.export_onnx
 
     def once(fused: FusedNets) -> onnx.ModelProto:
         content = hashlib.sha256(repr((fused.centred, fused.input_size, fused.padded)).encode())
@@ -37,7 +37,7 @@ def quick() -> Iterator[None]:
             content.update(name.encode() + tensor.numpy().tobytes())
         key = content.hexdigest()
         if key not in exported:
-            exported[key] = export(fused)
+            exported[key] = export_onnx(fused)
         return exported[key]
 
     with pytest.MonkeyPatch.context() as patch:

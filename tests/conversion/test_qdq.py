@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ from tests.conversion.graphs import Observed, float_graph, maps, observed, photo
 from tests.conversion.test_fuse import deviation, photograph
 
 SCHEMES: tuple[Scheme, ...] = ("asymmetric", "symmetric")
-Values = dict[str, npt.NDArray[np.generic]]
+Values = dict[str, npt.NDArray[Any]]
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +142,7 @@ def test_activations_and_biases_are_of_the_scheme(int8: onnx.ModelProto, scheme:
 def test_grids_hold_the_ranges(model: onnx.ModelProto, int8: onnx.ModelProto, seen: Observed) -> None:
     values = values_of(int8)
     for name, (low, high) in seen.ranges.items():
-        scale, zero = float(values[f"{name}.scale"]), int(values[f"{name}.zero"])  # type: ignore[arg-type]
+        scale, zero = float(values[f"{name}.scale"]), int(values[f"{name}.zero"])
         first, last = (0, 255) if values[f"{name}.zero"].dtype == np.uint8 else (-127, 127)
         assert (first - zero) * scale <= low + 0.51 * scale
         assert (last - zero) * scale >= high - 0.51 * scale
@@ -154,7 +155,7 @@ def test_averages_have_a_grid_of_their_own(
     pools = [n for n in model.graph.node if n.op_type == "AveragePool"]
     assert len(pools) == 2
     for node in pools:
-        own, source = (float(values[f"{n}.scale"]) for n in (node.output[0], node.input[0]))  # type: ignore[arg-type]
+        own, source = (float(values[f"{n}.scale"]) for n in (node.output[0], node.input[0]))
         low, high = seen.ranges[node.output[0]]
         assert own < source
         levels = 255 if values[f"{node.output[0]}.zero"].dtype == np.uint8 else 127
@@ -195,7 +196,7 @@ def test_rounding_the_weights_does_not_move_the_mean(
         scale = values[f"{weight}.scale"].astype(np.float64)
         restored = values[f"{weight}.quantized"] * scale[:, None, None, None]
         if scheme == "symmetric":
-            corrected, step = values[f"{bias}.corrected"].astype(np.float64), 1e-5
+            corrected, step = values[f"{bias}.corrected"].astype(np.float64), np.full(1, 1e-5)
         else:
             steps = values[f"{bias}.scale"].astype(np.float64)
             corrected, step = values[f"{bias}.quantized"] * steps, steps

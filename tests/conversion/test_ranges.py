@@ -42,7 +42,8 @@ def evenly(count: int) -> Values:
 def laplace(count: int) -> Values:
     """A sample of the Laplace distribution of scale 1 by its quantile function."""
     p = evenly(count) - 0.5
-    return -np.sign(p) * np.log1p(-2 * np.abs(p))
+    values: Values = -np.sign(p) * np.log1p(-2 * np.abs(p))
+    return values
 
 
 def mean_square(values: Values, low: float, high: float) -> float:

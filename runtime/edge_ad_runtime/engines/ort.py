@@ -10,7 +10,6 @@ from edge_ad_runtime.engines.base import RawMaps
 from edge_ad_runtime.errors import BundleError, MissingExtra
 from edge_ad_runtime.types import Image
 
-
 # It would round the weights of convolutions that were left in float on purpose, with one scale for all channels.
 _UNWANTED_OPTIMIZERS = ("WeightBiasQuantization",)
 

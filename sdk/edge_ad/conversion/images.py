@@ -65,9 +65,11 @@ def choose_images(run: Run, folder: Path, test: Dataset | None, seed: int) -> Im
     others. Test images are left out of both.
 
     Raises:
-        DataError: there are too few images that were not trained on, or they are of another size than those.
+        DataError: there are too few images that were not trained on, they are of another size than those, or
+            all of the folder's show the same picture.
     """
     given = read_dataset(folder)
+    _check_different(folder, [*given.good, *given.validation])
     images = {content_hash(p): p for p in (*given.good, *given.validation)}
     warnings = list(given.warnings)
     tested = set() if test is None else {content_hash(i.path) for i in test.test}
@@ -112,6 +114,18 @@ def choose_images(run: Run, folder: Path, test: Dataset | None, seed: int) -> Im
     chosen_ranges = tuple(ranges[i] for i in picks)
     _check_sizes(run, folder, [*chosen_ranges, *fitted])
     return ImageSets(chosen_ranges, tuple(fitted), tuple(warnings), tuple(held_back))
+
+
+def _check_different(folder: Path, paths: Sequence[Path]) -> None:
+    """Refuse a folder in which one picture stands for all, copied or encoded anew."""
+    if len(paths) < 2:
+        return
+    first = read_image(paths[0])
+    if all(np.array_equal(first, read_image(p)) for p in paths[1:]):
+        raise DataError(
+            f"{folder}: all {len(paths)} images show the same picture ({paths[0].name}, …); quantiles and INT8 "
+            "ranges need different good parts"
+        )
 
 
 def _check_sizes(run: Run, folder: Path, paths: Sequence[Path]) -> None:
