@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from edge_ad_runtime.bundle import Bundle, open_bundle
+from edge_ad_runtime.images import list_images
 from tests.arm64.compare import Comparison, Side, measure, score_difference, verdicts_differing
 from tests.arm64.environments import ENVIRONMENTS, Environment, Installed, build_wheel, install
 from tests.arm64.processors import Processor
@@ -62,8 +63,8 @@ def check_tasks(tasks: Sequence[Task]) -> list[Bundle]:
                 f"{task.bundle}: is for {bundle.manifest.target}, which needs its own hardware; "
                 "run 'edge-ad verify' on the device"
             )
-        if not task.images.is_dir() or not any(task.images.iterdir()):
-            raise Arm64Error(f"{task.images}: is not a folder of images")
+        if not task.images.is_dir() or not list_images(task.images):
+            raise Arm64Error(f"{task.images}: is not a folder with images directly in it")
     return bundles
 
 

@@ -39,8 +39,9 @@ def result(
     folder = tmp_path_factory.mktemp("arm64")
     images, job = folder / "images", folder / "job"
     job.mkdir()
-    for kind in ("good", "square"):
-        shutil.copytree(parts / "test" / kind, images / kind)
+    images.mkdir()
+    for path in sorted((parts / "test").rglob("*.png")):
+        shutil.copyfile(path, images / f"{path.parent.name}_{path.name}")
     bundles = [convert(short_run, parts, target, folder / f"{target}.edgead") for target in TARGETS]
     return run_job(
         prepare_root(default_folder()),

@@ -106,8 +106,10 @@ def test_tasks_are_checked_first(tiny_bundle: Path, parts: Path, tmp_path: Path)
     assert [b.manifest.target for b in check_tasks([good])] == ["ort"]
     with pytest.raises(Arm64Error, match="two bundles are named"):
         check_tasks([good, good])
-    with pytest.raises(Arm64Error, match="not a folder of images"):
+    with pytest.raises(Arm64Error, match="not a folder with images"):
         check_tasks([replace(good, images=tmp_path)])
+    with pytest.raises(Arm64Error, match="not a folder with images"):
+        check_tasks([replace(good, images=parts / "test")])
 
 
 def test_measuring_a_bundle(tiny_bundle: Path, tmp_path: Path) -> None:
