@@ -77,7 +77,7 @@ def random_bundles(folder: Path) -> list[Path]:
     bundles = []
     for precision in ("int8", "fp32"):
         bundles.append(folder / f"n-{precision}.edgead")
-        options = ConvertOptions(precision=precision)
+        options = ConvertOptions(precision=precision, force=True, sensitivity=False, ranges="min-max")
         convert(open_run(run), data / "train" / "good", None, bundles[-1], options)
     return bundles
 

@@ -27,7 +27,9 @@ def start(run: str, out: str) -> int:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(1, 2)
     try:
-        main(["convert", run, "-o", out, "--precision", "int8", "--threads", "1"])
+        # Not the search is killed here but the writing: one range method, no layer by layer, no limit.
+        quick = ["--ranges", "min-max", "--no-sensitivity", "--force"]
+        main(["convert", run, "-o", out, "--precision", "int8", "--threads", "1", *quick])
     except SystemExit as end:
         os._exit(int(end.code or 0))
     finally:
