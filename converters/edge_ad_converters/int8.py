@@ -11,7 +11,7 @@ import onnx
 from edge_ad_converters.bias import correct_differences
 from edge_ad_converters.cost import gmac_by_layer
 from edge_ad_converters.equalize import equalize
-from edge_ad_converters.graph import convolutions, differences, layer_name, parts
+from edge_ad_converters.graph import convolutions, differences, parts
 from edge_ad_converters.onnx_qdq import Scheme, quantize_onnx
 from edge_ad_converters.parity import MapError
 from edge_ad_converters.ranges import (
@@ -177,16 +177,33 @@ class Int8Search:
     @cached_property
     def sensitivity(self) -> tuple[Sensitivity, ...]:
         """Of each layer on the held-out good images, the most sensitive first."""
-        costs = gmac_by_layer(self.model)
-        whole = sum(costs.values())
-        names = [layer_name(n) for n in convolutions(self.model)]
+        names = list(self.shares)
         found = []
         for name in names:
             self._progress(f"sensitivity of {name}")
-            others = [n for n in names if n != name]
-            engine = _engine(self._quantize(self.best, others))
-            found.append(Sensitivity(name, self._good.of(engine), costs[name] / whole))
+            engine = _engine(self._quantize(self.best, [n for n in names if n != name]))
+            found.append(Sensitivity(name, self._good.of(engine), self.shares[name]))
         return tuple(sorted(found, key=lambda s: -s.error))
+
+    @cached_property
+    def relief(self) -> tuple[str, ...]:
+        """The layers, first the one that in float, all others in INT8, brings the maps closest to the float ones.
+
+        Not the order of the sensitivity: two layers that see the same noise, as teacher and student do, are each
+        sensitive alone and cancel it together.
+        """
+        errors = {}
+        for name in self.shares:
+            self._progress(f"INT8 but for {name}")
+            errors[name] = self._good.of(_engine(self._quantize(self.best, [name])))
+        return tuple(sorted(errors, key=lambda name: errors[name]))
+
+    @cached_property
+    def shares(self) -> dict[str, float]:
+        """Each layer's share of all multiply-accumulates."""
+        costs = gmac_by_layer(self.model)
+        whole = sum(costs.values())
+        return {name: cost / whole for name, cost in costs.items()}
 
     def _quantize(self, candidate: Candidate, in_float: Collection[str]) -> onnx.ModelProto:
         basis = self._basis(candidate.equalization)

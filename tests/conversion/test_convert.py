@@ -18,8 +18,9 @@ from onnx import numpy_helper
 from edge_ad.cli import main
 from edge_ad.cli.convert import command
 from edge_ad.cli.report import command as report_command
-from edge_ad.conversion import DEVICES, ConvertOptions, choose_images, convert, quantize
+from edge_ad.conversion import DEVICES, ConvertOptions, choose_images, convert
 from edge_ad.conversion.measure import MeasuredOn, Measurement, broken_limits, limits
+from edge_ad.conversion.quantize import MAX_FLOAT_SHARE
 from edge_ad.data import content_hash, read_dataset
 from edge_ad.report.model import Side
 from edge_ad.run_folder import open_run
@@ -184,10 +185,7 @@ def test_few_layers_in_float_mend_a_broken_limit(
     short_run: Path,
     few: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Of random nets the most sensitive layers hold most of the arithmetic, so more of it may be in float here."""
-    monkeypatch.setattr(quantize, "MAX_FLOAT_SHARE", 1.0)
     before = json.loads(converted[1])["good_map_correlation"]
     limit = before + 0.25 * (1 - before)
     out = tmp_path / "part.edgead"
@@ -200,10 +198,10 @@ def test_few_layers_in_float_mend_a_broken_limit(
     assert report["good_map_correlation"] >= limit > before
     assert report["limits"]["passed"] and not report["limits"]["forced"]
     layers = [f["layer"] for f in report["quantization"]["float_layers"]]
-    # The most sensitive ones, and said to be in float in the scan too.
+    # Said to be in float in the scan too, and within half of the arithmetic.
     order = report["sensitivity"]
-    assert layers and layers == [s["layer"] for s in order[: len(layers)]]
-    assert [s["layer"] for s in order if s["left_float"]] == layers
+    assert layers and {s["layer"] for s in order if s["left_float"]} == set(layers)
+    assert sum(s["gmac_share"] for s in order if s["left_float"]) <= MAX_FLOAT_SHARE
     assert len(layers) < len(order)
     assert all(math.isfinite(f["cost_ms"]) for f in report["quantization"]["float_layers"])
     model = onnx.load_from_string(bundle.model)

@@ -95,6 +95,17 @@ def test_sensitivity_names_every_layer_the_most_sensitive_first(search: Int8Sear
     assert MapError(reference, search.sets.held_out).of(engine) < search.best.good_error
 
 
+def test_the_largest_relief_is_first(search: Int8Search) -> None:
+    assert set(search.relief) == set(search.shares)
+    reference = open_engine("ort", search.model.SerializeToString(), "fp32", 1)
+    error = MapError(reference, search.sets.held_out)
+    first, last = (
+        error.of(open_engine("ort", search.build([name]).SerializeToString(), "int8", 1))
+        for name in (search.relief[0], search.relief[-1])
+    )
+    assert first < last
+
+
 def test_progress_is_told_and_a_search_can_be_repeated(search: Int8Search) -> None:
     said: list[str] = []
     again = Int8Search(float_graph(), calibration_sets(), "asymmetric", ("min-max",), said.append)

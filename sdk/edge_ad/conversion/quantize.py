@@ -137,13 +137,13 @@ def quantize(
 
 
 def _fewest_in_float(search: Int8Search, assess: Callable[[Sequence[str]], Attempt]) -> Attempt | None:
-    """The attempt with the fewest of the most sensitive layers in float that breaks no limit, if there is one."""
-    order = search.sensitivity
-    most, share = 0, 0.0
-    while most < len(order) and share + order[most].gmac_share <= MAX_FLOAT_SHARE:
-        share += order[most].gmac_share
-        most += 1
-    names = [s.layer for s in order]
+    """The attempt with the fewest layers in float, those of the largest relief, that breaks no limit, if any."""
+    names, share = [], 0.0
+    for name in search.relief:
+        if share + search.shares[name] <= MAX_FLOAT_SHARE:
+            share += search.shares[name]
+            names.append(name)
+    most = len(names)
     found: Attempt | None = None
     failing, count = 0, 1
     while found is None and failing < most:
