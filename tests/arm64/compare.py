@@ -13,12 +13,6 @@ from edge_ad_runtime.events import PartEvent
 from tests.arm64.environments import last_line
 from tests.arm64.root import Arm64Error
 
-# How far a score on ARM64 may be from the one on x86, relative to the larger of score and threshold. Measured on
-# trained INT8 bundles, cortex-a76: LiteRT 2e-7, onnxruntime and tflite-runtime 0.4 %, OpenVINO 0.3 %. The integers of
-# convolutions are the same; upsampling rounds values halfway between two of them, which float arithmetic in
-# another order moves up or down. Verdicts must be equal whatever the scores.
-SCORE_BOUND = 0.02
-
 # Runs `edge-ad` with the given words in the job's folder.
 EdgeAd = Callable[[Sequence[str]], "subprocess.CompletedProcess[str]"]
 
@@ -60,7 +54,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     golden_arm64: float | None = None
     golden_tolerance: float | None = None
     score_difference: float | None = None
-    score_bound: float = SCORE_BOUND
+    score_bound: float
     verdicts_differing: tuple[str, ...] = ()
     error: str | None = None
 

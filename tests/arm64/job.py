@@ -134,6 +134,7 @@ def _compare(
         precision=bundle.manifest.precision,
         environment=environment.name,
         processor=processor.qemu,
+        score_bound=environment.score_bound,
     )
     try:
         if isinstance(here, Arm64Error):

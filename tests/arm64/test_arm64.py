@@ -12,7 +12,6 @@ import pytest
 
 from tests.arm64 import host
 from tests.arm64.__main__ import summary
-from tests.arm64.compare import SCORE_BOUND
 from tests.arm64.environments import ENVIRONMENTS
 from tests.arm64.job import MAIN, Result, Task, run_job
 from tests.arm64.processors import PROCESSORS
@@ -71,7 +70,9 @@ def test_bundles_compute_on_arm64_what_they_do_on_x86(result: Result) -> None:
     assert "OpenVINO refuses the model" in (refused["openvino", "cortex-a72"] or "")
     for comparison in (c for c in result.comparisons if c.error is None):
         assert comparison.images == 6
-        assert comparison.score_difference is not None and comparison.score_difference <= SCORE_BOUND
+        assert (
+            comparison.score_difference is not None and comparison.score_difference <= comparison.score_bound
+        )
         assert comparison.verdicts_differing == ()
         assert comparison.passed
     assert msgspec.json.decode(msgspec.json.encode(result), type=Result) == result

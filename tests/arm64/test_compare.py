@@ -43,7 +43,7 @@ def compared(**changes: Any) -> Comparison:
     values: dict[str, Any] = {
         "bundle": "b.edgead", "target": "ort", "precision": "int8", "environment": "ort",
         "processor": "cortex-a76", "engine_arm64": "onnxruntime 1", "images": 2, "golden_arm64": 0.01,
-        "score_difference": 0.001,
+        "score_difference": 0.001, "score_bound": 0.02,
     }  # fmt: skip
     return Comparison(**(values | changes))
 
@@ -81,7 +81,7 @@ def test_only_a_whole_and_equal_comparison_passes() -> None:
     assert not compared(images=0).passed
     assert not compared(score_difference=None).passed
     assert not compared(score_difference=float("nan")).passed
-    assert not compared(score_difference=1.0).passed
+    assert not compared(score_difference=0.021).passed
     assert not compared(verdicts_differing=("images/1.png: pass on x86, reject on ARM64",)).passed
     assert not compared(error="the engine crashed").passed
 
