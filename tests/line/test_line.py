@@ -384,8 +384,20 @@ def test_a_reader_that_has_stopped_does_not_stop_the_line(
 
 
 def start_run(bundle: Path, cwd: Path, *options: str) -> subprocess.Popen[str]:
+    # Tests started by nohup ignore SIGHUP, and so would the child; env makes way for the command itself.
     return subprocess.Popen(
-        [*EDGE_AD, "run", str(bundle), "--threads", "1", "--state", str(cwd / "state"), *options],
+        [
+            "env",
+            "--default-signal=HUP",
+            *EDGE_AD,
+            "run",
+            str(bundle),
+            "--threads",
+            "1",
+            "--state",
+            str(cwd / "state"),
+            *options,
+        ],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
