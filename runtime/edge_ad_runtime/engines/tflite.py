@@ -25,6 +25,11 @@ class TfliteEngine:
         try:
             self._interpreter: Any = interpreter(model_content=model, num_threads=threads or _cores())
             self._interpreter.allocate_tensors()
+        except SystemError as error:
+            # tflite-runtime was built for numpy 1; under numpy 2 its wrapper fails like this whatever the model.
+            raise BundleError(
+                f"{self.name} does not work with numpy {np.__version__}: pip install 'numpy<2', or use ai-edge-litert"
+            ) from error
         except (ValueError, RuntimeError, TypeError) as error:
             raise BundleError(f"{self.name} refuses the model: {error}") from error
         self._image = _index(self._interpreter.get_input_details(), "image", np.uint8)
