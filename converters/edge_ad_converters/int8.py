@@ -29,7 +29,7 @@ EQUALIZATIONS = (0.0, 0.75)
 # The grids of the differences reach beyond what damaged images do by the margin, and at most so far beyond what
 # good images do; a defect's differences should not saturate.
 MARGIN = 1.25
-LARGEST_HEADROOM = 8.0
+LARGEST_HEADROOM = 3.0
 # Share of the far-above cells of damaged images that may saturate: single cells, whose neighbours still tell.
 TOLERATED_LOSS = 0.05
 # A method that is so many times worse than the best throughout is not tried for single parts.
