@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import Engine, RawMaps
-from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
+from edge_ad_runtime.scoring import apply_calibration, decide
 from edge_ad_runtime.types import Image
+from edge_ad_runtime.verdict import Verdict
 
 # Times what good parts reach; see MapError.lost.
 FAR_ABOVE = 4.0

@@ -1,8 +1,8 @@
 """Reject pulses at the right time: one worker thread for each output, deadlines by the monotonic clock.
 
-A reject of a frame taken at ``t`` makes the output active at ``t + delay_ms`` and inactive ``pulse_ms``
-later; pulses that overlap or touch become one. The level is commanded once at the start (a relay keeps its
-state when a program dies, so it is unknown then), at each change, and once more at the end.
+What is to be rejected before the ejector from ``t`` on makes the output active at ``t + delay_ms - lead_ms`` and
+inactive ``pulse_ms`` later; pulses that overlap or touch become one. The level is commanded once at the start (a
+relay keeps its state when a program dies, so it is unknown then), at each change, and once more at the end.
 
 A stop, an error of the program and the normal end of the interpreter leave the output in its safe state. A
 process killed by SIGKILL, by a crash of native code or by a power cut can do nothing any more: a relay then
@@ -15,15 +15,14 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import msgspec
 
 from edge_ad_runtime.clock import Clock, MonotonicClock
 from edge_ad_runtime.errors import EdgeAdError, OutputError
 from edge_ad_runtime.outputs.base import Output, OutputConfig
+from edge_ad_runtime.tracking.pulses import Pulse, PulsePlan
 
 _log = logging.getLogger(__name__)
 
@@ -37,8 +36,8 @@ class ActuatorStats(msgspec.Struct, frozen=True):
     """Counts since the start.
 
     ``pulses`` were asked for; ``late`` of them began after their time, ``missed`` of them could not be given
-    because the output was out of order, ``cancelled`` of them had not begun at the end. ``errors`` are failed
-    commands and openings.
+    because they came too late or the output was out of order, ``cancelled`` of them had not begun at the end.
+    ``errors`` are failed commands and openings.
     """
 
     name: str
@@ -49,17 +48,18 @@ class ActuatorStats(msgspec.Struct, frozen=True):
     errors: int
 
 
-@dataclass
-class _Pulse:
-    on_ns: int
-    late: bool
-
-
 class Actuator:
     """Drives one output from its own thread; no method waits for the device except :meth:`close`."""
 
-    def __init__(self, config: OutputConfig, clock: Clock | None = None) -> None:
-        """Open the output and bring it into its safe state, where it stays until :meth:`release`.
+    def __init__(
+        self, config: OutputConfig, clock: Clock | None = None, *, rejects_unwatched: bool = False
+    ) -> None:
+        """Open the output and hold it as nobody watches the line yet, until :meth:`release`.
+
+        Args:
+            config: the output.
+            clock: the time.
+            rejects_unwatched: whether an output whose ``safe`` is ``auto`` rejects while it is held.
 
         Raises:
             OutputError, MissingExtra: see :meth:`OutputConfig.open`.
@@ -67,10 +67,11 @@ class Actuator:
         self.name = config.name
         self._config = config
         self._timing = config.timing
+        safe = config.timing.safe
+        self._held_level = safe == "on" or (safe == "auto" and rejects_unwatched)
         self._clock = clock or MonotonicClock()
         self._wakeup = threading.Condition()
-        self._pulses: deque[_Pulse] = deque()
-        self._active_until: int | None = None
+        self._plan = PulsePlan(config.timing.min_off_ns)
         self._unserved = 0
         self._held = True
         self._closing = False
@@ -88,30 +89,39 @@ class Actuator:
         # A daemon thread still runs while these are called, an ordinary one would have to end before.
         atexit.register(self._close_at_exit)
 
-    def pulse(self, t_ns: int) -> None:
-        """Reject the part whose frame was taken at ``t_ns``.
+    def eject(self, at_ns: int, *, whole: bool = True) -> None:
+        """Reject what is before the ejector from ``at_ns`` on.
 
-        A pulse whose beginning has already passed is given at once, in full length, and counted as late;
-        with ``delay_ms`` 0 that is its normal time.
+        A pulse whose beginning has already passed is given at once and counted as late, in full length if ``whole``
+        and otherwise until its end; a whole one without ``delay_ms`` and ``lead_ms`` is never late.
         """
         timing = self._timing
         with self._wakeup:
             if self._closing:
                 return
-            on, now = t_ns + timing.delay_ns, self._clock.now_ns()
-            late = on < now and timing.delay_ns > 0
+            on, now = at_ns + timing.delay_ns - timing.lead_ns, self._clock.now_ns()
+            late = on < now and (not whole or timing.delay_ns != timing.lead_ns)
             self._count["pulses"] += 1
             self._count["late"] += late
-            pulse = _Pulse(max(on, now), late)
-            # Verdicts come in the order of the frames, so this is almost always the end.
-            at = len(self._pulses)
-            while at and self._pulses[at - 1].on_ns > pulse.on_ns:
-                at -= 1
-            self._pulses.insert(at, pulse)
+            # A pulse that is counted as late here is not counted once more when it begins.
+            begin = max(on, now) if whole else on
+            self._plan.add(Pulse(begin, begin + timing.pulse_ns, whole))
+            self._clock.wake(self._wakeup)
+
+    def hold_from(self, name: str, at_ns: int) -> None:
+        """Reject everything that is before the ejector from ``at_ns`` on, until :meth:`hold_until` of this name."""
+        with self._wakeup:
+            self._plan.hold(name, at_ns + self._timing.delay_ns - self._timing.lead_ns)
+            self._clock.wake(self._wakeup)
+
+    def hold_until(self, name: str, at_ns: int) -> None:
+        """End a hold when what is before the ejector at ``at_ns`` has passed."""
+        with self._wakeup:
+            self._plan.end_hold(name, at_ns + self._timing.delay_ns)
             self._clock.wake(self._wakeup)
 
     def hold_safe(self) -> None:
-        """Keep the output in its safe state (the camera is away). Pulses under way are still given."""
+        """Keep the output as nobody watches the line (the camera or the scorer is away). Pulses are still given."""
         self._set_held(True)
 
     def release(self) -> None:
@@ -128,12 +138,15 @@ class Actuator:
     def busy(self) -> bool:
         """Whether pulses are waiting or under way."""
         with self._wakeup:
-            return not self._finished and (bool(self._pulses) or self._active_until is not None)
+            return not self._finished and (self._plan.busy or self._unserved > 0)
 
     @property
     def stats(self) -> ActuatorStats:
         with self._wakeup:
-            return ActuatorStats(name=self.name, **self._count)
+            count = dict(self._count)
+            count["late"] += self._plan.late
+            count["missed"] += self._plan.missed
+            return ActuatorStats(name=self.name, **count)
 
     def close(self) -> None:
         """Drop the pulses that have not begun, bring the output into its safe state and release it.
@@ -172,9 +185,14 @@ class Actuator:
     def _step(self) -> None:
         """Do what is due, or wait for it; the lock is held, but not while the device is commanded."""
         now = self._clock.now_ns()
-        self._begin_due_pulses(now)
-        self._end_passed_pulse(now)
-        wanted = self._active_until is not None or (self._held and self._timing.safe_level)
+        waiting = self._plan.waiting + self._plan.missed
+        planned = self._plan.level(now)
+        if self._level is not True:
+            self._unserved += waiting - self._plan.waiting - self._plan.missed
+        if not planned:
+            self._count["missed"] += self._unserved
+            self._unserved = 0
+        wanted = planned or (self._held and self._held_level)
         may_try = self._retry_at is None or now >= self._retry_at
         if wanted != self._level and may_try:
             self._wakeup.release()
@@ -184,34 +202,15 @@ class Actuator:
                 self._wakeup.acquire()
             self._note(wanted, failure)
             return
-        edges = [self._pulses[0].on_ns] if self._pulses else []
-        edges += [t for t in (self._active_until, self._retry_at) if t is not None]
+        edges = [t for t in (self._plan.next_edge(now), self._retry_at) if t is not None]
         self._clock.wait(self._wakeup, min(edges, default=None))
-
-    def _begin_due_pulses(self, now: int) -> None:
-        while self._pulses and self._pulses[0].on_ns <= now:
-            pulse = self._pulses.popleft()
-            off = pulse.on_ns + self._timing.pulse_ns
-            if off <= now:
-                # The device was slow with an earlier command; the pulse is given late rather than not at all.
-                self._count["late"] += not pulse.late
-                off = now + self._timing.pulse_ns
-            self._active_until = max(self._active_until or off, off)
-            if self._level is not True:
-                self._unserved += 1
-
-    def _end_passed_pulse(self, now: int) -> None:
-        if self._active_until is not None and self._active_until <= now:
-            self._active_until = None
-            self._count["missed"] += self._unserved
-            self._unserved = 0
 
     def _command(self, level: bool) -> EdgeAdError | None:
         """Set the level, opening the output first where needed; what went wrong is returned."""
         try:
             if self._output is None:
                 self._output = self._config.open()
-            self._output.set(level)
+            self._output.set(self._timing.drives(level))
         except EdgeAdError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the actuator goes on
@@ -247,17 +246,16 @@ class Actuator:
                 _log.debug("%s: %s", self.name, error)
 
     def _finish(self) -> None:
-        safe = self._timing.safe_level
+        safe = self._timing.final_level
         failure = self._command(safe)
         if failure is not None:
             self._drop_output()
             failure = self._command(safe)
         self._drop_output()
         with self._wakeup:
-            self._count["cancelled"] += len(self._pulses)
+            self._count["cancelled"] += self._plan.clear()
             self._count["missed"] += self._unserved
-            self._pulses.clear()
-            self._active_until = None
+            self._unserved = 0
             self._closing = self._finished = True
             if failure is not None:
                 self._count["errors"] += 1
@@ -266,7 +264,9 @@ class Actuator:
                 )
 
 
-def open_actuators(configs: Sequence[OutputConfig], clock: Clock | None = None) -> list[Actuator]:
+def open_actuators(
+    configs: Sequence[OutputConfig], clock: Clock | None = None, *, rejects_unwatched: bool = False
+) -> list[Actuator]:
     """Open all outputs, or none of them.
 
     Raises:
@@ -274,7 +274,7 @@ def open_actuators(configs: Sequence[OutputConfig], clock: Clock | None = None) 
     """
     opened: list[Actuator] = []
     try:
-        opened.extend(Actuator(config, clock) for config in configs)
+        opened.extend(Actuator(config, clock, rejects_unwatched=rejects_unwatched) for config in configs)
     except BaseException:
         for actuator in opened:
             actuator._close_at_exit()

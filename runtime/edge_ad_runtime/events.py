@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.verdict import Fault
 
 _log = logging.getLogger(__name__)
 
@@ -23,9 +24,11 @@ CLOSE_PATIENCE_S = 5.0
 class PartEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One part.
 
-    ``part`` counts from 1; ``score`` is null where there is none; ``latency_ms`` is from the frame's time
-    ``t_monotonic_ns`` to the verdict; ``time`` is a wall-clock label (ISO 8601, UTC) of the verdict;
-    ``fault`` says why there is no verdict of the model, and is absent otherwise.
+    ``part`` counts from 1; ``score`` is null where there is none; ``latency_ms`` is from ``t_monotonic_ns``, the frame's
+    time or, with a trigger, the trigger's, to the verdict; ``time`` is a wall-clock label (ISO 8601, UTC) of the verdict.
+    ``fault`` says in words why there is no verdict of the model, ``fault_kind`` in one word
+    (:class:`edge_ad_runtime.verdict.Fault`); both are absent otherwise. ``ejected`` says whether a pulse was meant for
+    the part; it is absent where nobody knows.
     """
 
     part: int
@@ -37,6 +40,8 @@ class PartEvent(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     t_monotonic_ns: int
     time: str
     fault: str | None = None
+    fault_kind: Fault | None = None
+    ejected: bool | None = None
 
 
 class JsonLines:

@@ -13,8 +13,9 @@ from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import Engine, RawMaps, open_engine
 from edge_ad_runtime.errors import BundleError, CalibrationError
 from edge_ad_runtime.preprocess import preprocess
-from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
+from edge_ad_runtime.scoring import apply_calibration, decide
 from edge_ad_runtime.types import FloatArray, Image
+from edge_ad_runtime.verdict import Verdict
 
 
 class Inspection(msgspec.Struct, frozen=True):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from enum import Enum
 
 import numpy as np
 
@@ -12,14 +11,7 @@ from edge_ad_runtime.engines.base import RawMaps
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.score_rule import MAX, ScoreRule, parse_score
 from edge_ad_runtime.types import FloatArray
-
-
-class Verdict(str, Enum):
-    """What becomes of a part."""
-
-    PASS = "pass"
-    REJECT = "reject"
-    FAULT = "fault"
+from edge_ad_runtime.verdict import Verdict
 
 
 def combine_maps(map_st: FloatArray, map_ae: FloatArray, quantiles: Quantiles, mix: Mix) -> FloatArray:

@@ -32,9 +32,10 @@ from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.errors import DataError, ImageError, RunError
 from edge_ad_runtime.images import is_image_path, read_image
 from edge_ad_runtime.placement import place_map
-from edge_ad_runtime.scoring import Verdict, apply_calibration, decide
+from edge_ad_runtime.scoring import apply_calibration, decide
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.types import FloatArray, Image
+from edge_ad_runtime.verdict import Verdict
 
 __all__ = [
     "ConvertOptions",

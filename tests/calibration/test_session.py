@@ -23,8 +23,8 @@ from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Mix, background_of
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.inspector import Inspector
-from edge_ad_runtime.scoring import Verdict
 from edge_ad_runtime.types import Image
+from edge_ad_runtime.verdict import Verdict
 from tests.conftest import bad_part, good_part
 
 

@@ -20,8 +20,8 @@ from edge_ad_runtime.errors import BundleError, DataError, ImageError, InputErro
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.inspector import open_inspector
 from edge_ad_runtime.preprocess import PreprocessSpec, Roi, preprocess
-from edge_ad_runtime.scoring import Verdict
 from edge_ad_runtime.types import Image
+from edge_ad_runtime.verdict import Verdict
 from tests.evaluation.conftest import call, run, write_data
 
 

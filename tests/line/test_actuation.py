@@ -86,7 +86,7 @@ def bench() -> Iterator[Factory]:
 def test_a_pulse_begins_and_ends_by_the_time_of_its_frame(bench: Factory) -> None:
     b = bench(pulse=50, delay=300)
     b.at(130)
-    b.actuator.pulse(100 * MS)
+    b.actuator.eject(100 * MS)
     b.at(1000)
     assert b.history == [(0, OFF), (400, ON), (450, OFF)]
     b.actuator.close()
@@ -98,7 +98,7 @@ def test_several_parts_are_on_their_way_at_once(bench: Factory) -> None:
     b = bench(pulse=20, delay=500)
     for t in (0, 100, 200, 300):
         b.at(t + 30)
-        b.actuator.pulse(t * MS)
+        b.actuator.eject(t * MS)
     b.at(2000)
     expected = [(0, OFF)]
     for t in (500, 600, 700, 800):
@@ -110,7 +110,7 @@ def test_several_parts_are_on_their_way_at_once(bench: Factory) -> None:
 def test_overlapping_and_touching_pulses_become_one(bench: Factory) -> None:
     b = bench(pulse=50, delay=100)
     for t in (0, 30, 80, 131):
-        b.actuator.pulse(t * MS)
+        b.actuator.eject(t * MS)
     b.at(1000)
     assert b.history == [(0, OFF), (100, ON), (230, OFF), (231, ON), (281, OFF)]
 
@@ -118,12 +118,12 @@ def test_overlapping_and_touching_pulses_become_one(bench: Factory) -> None:
 def test_a_late_pulse_is_given_at_once_in_full_and_counted(bench: Factory) -> None:
     b = bench(pulse=50, delay=100)
     b.at(170)
-    b.actuator.pulse(0)
+    b.actuator.eject(0)
     b.at(1000)
     assert b.history == [(0, OFF), (170, ON), (220, OFF)]
     assert b.counts == (1, 1, 0, 0, 0)
     b.at(1100)
-    b.actuator.pulse(1000 * MS)
+    b.actuator.eject(1000 * MS)
     b.at(2000)
     assert b.history[3:] == [(1100, ON), (1150, OFF)]
     assert b.counts == (2, 1, 0, 0, 0), "exactly in time is not late"
@@ -132,7 +132,7 @@ def test_a_late_pulse_is_given_at_once_in_full_and_counted(bench: Factory) -> No
 def test_without_a_delay_a_pulse_follows_the_verdict_and_is_not_late(bench: Factory) -> None:
     b = bench(pulse=50)
     b.at(30)
-    b.actuator.pulse(0)
+    b.actuator.eject(0)
     b.at(500)
     assert b.history == [(0, OFF), (30, ON), (80, OFF)]
     assert b.counts == (1, 0, 0, 0, 0)
@@ -141,7 +141,7 @@ def test_without_a_delay_a_pulse_follows_the_verdict_and_is_not_late(bench: Fact
 def test_verdicts_out_of_order_keep_their_times(bench: Factory) -> None:
     b = bench(pulse=10, delay=100)
     for t in (40, 0, 20):
-        b.actuator.pulse(t * MS)
+        b.actuator.eject(t * MS)
     b.at(500)
     assert b.history == [
         (0, OFF),
@@ -153,7 +153,7 @@ def test_verdicts_out_of_order_keep_their_times(bench: Factory) -> None:
 
 def test_parts_of_a_millisecond_are_kept(bench: Factory) -> None:
     b = bench(pulse=0.25, delay=1.5)
-    b.actuator.pulse(123_456)
+    b.actuator.eject(123_456)
     b.at(10)
     assert b.device.history == [(0, OFF), (1_623_456, ON), (1_873_456, OFF)]
 
@@ -165,7 +165,7 @@ def test_the_safe_state_is_kept_until_release_while_away_and_at_the_end(bench: F
     assert b.history == [(0, safe)]
     b.actuator.release()
     b.at(20)
-    b.actuator.pulse(20 * MS)
+    b.actuator.eject(20 * MS)
     b.actuator.hold_safe()
     b.at(500)
     b.actuator.release()
@@ -181,22 +181,22 @@ def test_the_safe_state_is_kept_until_release_while_away_and_at_the_end(bench: F
 
 def test_closing_in_a_pulse_ends_it_and_cancels_the_others(bench: Factory) -> None:
     b = bench(pulse=100, delay=100)
-    b.actuator.pulse(0)
-    b.actuator.pulse(900 * MS)
+    b.actuator.eject(0)
+    b.actuator.eject(900 * MS)
     b.at(150)
     assert b.actuator.busy
     b.actuator.close()
     assert not b.actuator.busy
     assert b.history == [(0, OFF), (100, ON), (150, OFF)]
     assert b.counts == (2, 0, 0, 1, 0)
-    b.actuator.pulse(150 * MS)
+    b.actuator.eject(150 * MS)
     b.actuator.close()
     assert b.history == [(0, OFF), (100, ON), (150, OFF)]
 
 
 def test_a_failed_command_is_repeated_at_once_on_a_new_opening(bench: Factory) -> None:
     b = bench(pulse=50, delay=100, fail="1")  # command 0 is the OFF at the start, 1 the ON
-    b.actuator.pulse(0)
+    b.actuator.eject(0)
     b.at(1000)
     assert b.history == [(0, OFF), (100, ON), (150, OFF)]
     assert b.device.opened == 2
@@ -206,8 +206,8 @@ def test_a_failed_command_is_repeated_at_once_on_a_new_opening(bench: Factory) -
 def test_an_output_that_is_away_is_retried_with_growing_pauses_and_misses_are_counted(bench: Factory) -> None:
     # The ON fails; then openings 1 to 4 fail: at once, and after 50, 100 and 200 ms; the next, after 400, works.
     b = bench(pulse=50, delay=100, fail="1", absent="1-4")
-    b.actuator.pulse(0)
-    b.actuator.pulse(300 * MS)
+    b.actuator.eject(0)
+    b.actuator.eject(300 * MS)
     b.at(2000)
     # Missed, not given to a later part; and the state that was unknown is commanded on return.
     assert b.history == [(0, OFF), (850, OFF)]
@@ -216,7 +216,7 @@ def test_an_output_that_is_away_is_retried_with_growing_pauses_and_misses_are_co
 
 def test_a_pulse_is_shortened_by_an_outage_but_never_prolonged(bench: Factory) -> None:
     b = bench(pulse=100, delay=100, fail="1", absent="1")
-    b.actuator.pulse(0)
+    b.actuator.eject(0)
     b.at(2000)
     assert b.history == [(0, OFF), (150, ON), (200, OFF)]
     assert b.counts == (1, 0, 0, 0, 2)
@@ -224,7 +224,7 @@ def test_a_pulse_is_shortened_by_an_outage_but_never_prolonged(bench: Factory) -
 
 def test_an_actuator_that_could_not_be_switched_off_is_until_it_is(bench: Factory) -> None:
     b = bench(pulse=50, delay=100, fail="2-4")
-    b.actuator.pulse(0)
+    b.actuator.eject(0)
     b.at(2000)
     assert b.history == [(0, OFF), (100, ON), (300, OFF)]
     assert b.counts == (1, 0, 0, 0, 3)
@@ -252,7 +252,7 @@ def test_any_schedule_equals_the_union_of_its_pulses(
     b = Factory()(pulse=pulse, delay=delay)
     for t in frames:
         b.at(max(t + latency, b.clock.now_ns() // MS))
-        b.actuator.pulse(t * MS)
+        b.actuator.eject(t * MS)
     b.at(1000)
     b.actuator.close()
     active = {ms for t in frames for ms in range(t + delay, t + delay + pulse)}
@@ -283,7 +283,7 @@ def test_a_slow_output_delays_neither_the_caller_nor_its_neighbour() -> None:
     time.sleep(0.05)
     start = time.monotonic_ns()
     for actuator in actuators:
-        actuator.pulse(start)
+        actuator.eject(start)
     assert time.monotonic_ns() - start < 100 * MS
     while actuators[1].busy:
         time.sleep(0.005)
@@ -311,7 +311,7 @@ def test_pulses_on_a_real_serial_port(board: Board) -> None:
     actuator.release()
     board.wait_for(4)
     start = time.monotonic_ns()
-    actuator.pulse(start)
+    actuator.eject(start)
     assert board.wait_for(8) == LCUS_OFF + LCUS_ON
     assert time.monotonic_ns() - start >= 40 * MS
     assert board.wait_for(12) == LCUS_OFF + LCUS_ON + LCUS_OFF
@@ -331,13 +331,13 @@ def test_a_board_that_comes_back_is_used_again(
     board.wait_for(4)
     board.hang_up()
     link.unlink()
-    actuator.pulse(time.monotonic_ns())
+    actuator.eject(time.monotonic_ns())
     while actuator.stats.errors < 2:
         time.sleep(0.005)
     new = Board()
     link.symlink_to(new.port)
     assert new.wait_for(4) == LCUS_OFF
-    actuator.pulse(time.monotonic_ns())
+    actuator.eject(time.monotonic_ns())
     assert new.wait_for(12) == LCUS_OFF + LCUS_ON + LCUS_OFF
     actuator.close()
     stats = actuator.stats
@@ -353,7 +353,7 @@ from edge_ad_runtime.actuation import Actuator
 from edge_ad_runtime.outputs import parse_output
 actuator = Actuator(parse_output("serial://{board.port}?pulse_ms=60000"))
 actuator.release()
-actuator.pulse(time.monotonic_ns())
+actuator.eject(time.monotonic_ns())
 while actuator._level is not True:
     time.sleep(0.01)
 {end}
@@ -374,4 +374,4 @@ def test_the_real_clock_waits_until_the_deadline() -> None:
 
 
 def test_timing_defaults() -> None:
-    assert Timing() == Timing(pulse_ms=50, delay_ms=0, safe="off")
+    assert Timing() == Timing(pulse_ms=50, delay_ms=0, safe="auto")

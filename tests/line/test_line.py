@@ -31,8 +31,8 @@ from edge_ad_runtime.inspector import Inspection, Inspector, open_inspector
 from edge_ad_runtime.line import LineSummary, run_line
 from edge_ad_runtime.outputs import parse_output
 from edge_ad_runtime.outputs.mock import MockConfig
-from edge_ad_runtime.scoring import Verdict
 from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.verdict import Verdict
 from tests.conftest import bad_part, good_part
 from tests.line.relays import Board, lcus_states
 from tests.line.streams import MjpegCamera

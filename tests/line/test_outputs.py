@@ -162,11 +162,11 @@ def test_urls_give_their_settings() -> None:
     assert (config.port, config.protocol) == ("/dev/serial/by-id/a b", "kmtronic")
     assert (config.channel, config.baud) == (3, 19200)
     assert (config.timing.pulse_ns, config.timing.delay_ns) == (12_500_000, 300_000_000)
-    assert config.timing.safe_level is True
+    assert config.timing.final_level is True
     defaults = parse_output("serial:///dev/ttyUSB0")
     assert isinstance(defaults, SerialConfig)
     assert (defaults.protocol, defaults.channel, defaults.baud) == ("lcus1", 1, 9600)
-    assert (defaults.timing.pulse_ms, defaults.timing.delay_ms, defaults.timing.safe) == (50, 0, "off")
+    assert (defaults.timing.pulse_ms, defaults.timing.delay_ms, defaults.timing.safe) == (50, 0, "auto")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_urls_give_their_settings() -> None:
         ("serial:///dev/ttyUSB0?pulse_ms=inf", "pulse_ms=inf"),
         ("serial:///dev/ttyUSB0?pulse_ms=fast", "pulse_ms=fast is not a number"),
         ("serial:///dev/ttyUSB0?delay_ms=-1", "delay_ms=-1"),
-        ("serial:///dev/ttyUSB0?safe=reject", "safe=reject is unknown; accepted are off, on"),
+        ("serial:///dev/ttyUSB0?safe=reject", "safe=reject is unknown; accepted are auto, off, on"),
         ("serial:///dev/ttyUSB0?safe=on&safe=off", "'safe' is given twice"),
         ("serial:///dev/ttyUSB0?pulse_ms", "key=value"),
         ("serial:///dev/ttyUSB0#1", "%23"),

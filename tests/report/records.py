@@ -24,7 +24,7 @@ from edge_ad.report.model import (
 from edge_ad.report.pictures import Picture
 from edge_ad_runtime.calibration import Quantiles
 from edge_ad_runtime.preprocess import Roi
-from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.verdict import Verdict
 
 FLOAT_THRESHOLD, TARGET_THRESHOLD = 0.2504, 0.2611
 

@@ -13,7 +13,7 @@ import pytest
 
 from edge_ad.report.model import Limits, Report, as_dict, from_dict, image_name
 from edge_ad_runtime.errors import InputError
-from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.verdict import Verdict
 from tests.report.records import image, report, some_images, unlabelled_report
 
 

@@ -15,7 +15,7 @@ from edge_ad.report.markdown import render_markdown
 from edge_ad.report.model import Limits, Report, image_name
 from edge_ad.report.text import shown_name
 from edge_ad_runtime.images import decode_image
-from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.verdict import Verdict
 from tests.report.page import Page, markdown_tables
 from tests.report.records import (
     FLOAT_THRESHOLD,

@@ -12,7 +12,7 @@ import pytest
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.errors import BundleError, CalibrationError
 from edge_ad_runtime.inspector import Inspector, open_inspector
-from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.verdict import Verdict
 from tests.conftest import bad_part, good_part
 
 

@@ -11,7 +11,8 @@ from edge_ad_runtime.calibration import Calibration, Mix, Quantiles, parse_mix
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError, InputError
 from edge_ad_runtime.score_rule import ScoreRule, parse_score
-from edge_ad_runtime.scoring import Verdict, apply_calibration, combine_maps, decide, image_score
+from edge_ad_runtime.scoring import apply_calibration, combine_maps, decide, image_score
+from edge_ad_runtime.verdict import Verdict
 
 QUANTILES = Quantiles(qa_st=1.0, qb_st=3.0, qa_ae=0.1, qb_ae=0.2)
 

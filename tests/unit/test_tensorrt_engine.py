@@ -25,8 +25,8 @@ from edge_ad_runtime.engines import Engine, Precision, open_engine
 from edge_ad_runtime.engines.cuda import Cuda
 from edge_ad_runtime.errors import BundleError, EngineError, InputError, MissingExtra
 from edge_ad_runtime.inspector import Inspector, open_inspector
-from edge_ad_runtime.scoring import Verdict
 from edge_ad_runtime.types import Image
+from edge_ad_runtime.verdict import Verdict
 from tests.conftest import TINY_SIZE, bad_part, good_part, tiny_model
 from tests.conversion.test_tensorrt_rules import Small
 from tests.unit.tensorrt_double import BuilderFlag, CudaError, Device, Flags8, Flags10, install

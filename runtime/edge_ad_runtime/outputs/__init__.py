@@ -8,11 +8,13 @@
 ``mock://name?fail=3&absent=1&slow_ms=20``                 records instead of acting, with faults, for tests
 =========================================================  ==================================================
 
-All take ``pulse_ms`` (50), ``delay_ms`` (0) and ``safe`` (``off``), see :class:`Timing`.
+All take ``pulse_ms`` (50), ``delay_ms`` (0), ``lead_ms`` (0), ``min_off_ms`` (0), ``safe`` (``auto``) and ``energise``
+(``reject``), see :class:`Timing`.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from edge_ad_runtime.errors import InputError
@@ -97,14 +99,16 @@ def _gpio(url: str, parts: SplitResult) -> GpioConfig:
 
 def _mock(url: str, parts: SplitResult) -> MockConfig:
     where = f"output '{url}'"
-    query = Query(parts.query, where, ("fail", "absent", "slow_ms", *TIMING_KEYS))
+    query = Query(parts.query, where, ("fail", "absent", "slow_ms", "log", *TIMING_KEYS))
     slow_ms = query.number("slow_ms", 0.0)
     if not 0 <= slow_ms <= 60_000:
         raise InputError(f"{where}: slow_ms={slow_ms:g} must be 0 to 60000")
+    log = query.text("log", "")
     return MockConfig(
         label=unquote(f"{parts.netloc}{parts.path}") or "output",
         timing=query.timing(),
         fail=query.integers("fail"),
         absent=query.integers("absent"),
         slow_ms=slow_ms,
+        log=Path(log) if log else None,
     )

@@ -55,7 +55,9 @@ def line_settings(config: GpioConfig) -> Any:
     return gpiod.LineSettings(
         direction=line.Direction.OUTPUT,
         active_low=config.active_low,
-        output_value=line.Value.ACTIVE if config.timing.safe_level else line.Value.INACTIVE,
+        output_value=line.Value.ACTIVE
+        if config.timing.drives(config.timing.final_level)
+        else line.Value.INACTIVE,
     )
 
 

@@ -1,9 +1,11 @@
-"""A pretended output that records what it is told: ``mock://name?fail=3,5-7&slow_ms=200``."""
+"""A pretended output that records what it is told: ``mock://name?fail=3,5-7&slow_ms=200&log=/tmp/relay.jsonl``."""
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from edge_ad_runtime.clock import Clock, MonotonicClock
 from edge_ad_runtime.errors import OutputError
@@ -26,13 +28,15 @@ class MockDevice:
 @dataclass(frozen=True)
 class MockConfig:
     """``fail`` are the numbers (from 0) of the commands that fail, ``absent`` of the openings that fail;
-    ``slow_ms`` is the real time that each command takes."""
+    ``slow_ms`` is the real time that each command takes. ``log`` is a file that gets a JSON line for each command,
+    ``{"t_monotonic_ns": …, "active": …}``, for the output of another process."""
 
     label: str
     timing: Timing = field(default_factory=Timing)
     fail: frozenset[int] = frozenset()
     absent: frozenset[int] = frozenset()
     slow_ms: float = 0.0
+    log: Path | None = None
     device: MockDevice = field(default_factory=MockDevice, compare=False)
 
     @property
@@ -64,7 +68,12 @@ class MockOutput:
         device.commands += 1
         if device.commands - 1 in config.fail:
             raise OutputError(f"{self.name}: does not take the command (as asked)")
-        device.history.append((device.clock.now_ns(), active))
+        now = device.clock.now_ns()
+        device.history.append((now, active))
+        if config.log is not None:
+            line = json.dumps({"t_monotonic_ns": now, "active": active})
+            with config.log.open("a", encoding="ascii") as log:
+                log.write(line + "\n")
 
     def close(self) -> None:
         self._closed = True

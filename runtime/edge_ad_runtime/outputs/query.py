@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.outputs.base import Timing
 
-TIMING_KEYS = ("pulse_ms", "delay_ms", "safe")
+TIMING_KEYS = ("pulse_ms", "delay_ms", "lead_ms", "min_off_ms", "safe", "energise")
 
 
 class Query:
@@ -73,12 +73,17 @@ class Query:
 
     def timing(self) -> Timing:
         """The keys that all outputs share, see :class:`Timing`."""
-        safe = self.choice("safe", ("off", "on"), "off")
+        default = Timing()
+        safe = self.choice("safe", ("auto", "off", "on"), "auto")
+        energise = self.choice("energise", ("reject", "accept"), "reject")
         try:
             return Timing(
-                pulse_ms=self.number("pulse_ms", Timing().pulse_ms),
-                delay_ms=self.number("delay_ms", Timing().delay_ms),
-                safe="on" if safe == "on" else "off",
+                pulse_ms=self.number("pulse_ms", default.pulse_ms),
+                delay_ms=self.number("delay_ms", default.delay_ms),
+                lead_ms=self.number("lead_ms", default.lead_ms),
+                min_off_ms=self.number("min_off_ms", default.min_off_ms),
+                safe="on" if safe == "on" else "off" if safe == "off" else "auto",
+                energise="accept" if energise == "accept" else "reject",
             )
         except InputError as error:
             raise InputError(f"{self._where}: {error}") from None

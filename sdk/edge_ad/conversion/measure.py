@@ -16,7 +16,7 @@ from edge_ad.report.model import GOOD, ImageResult, Limits, Side, defined, image
 from edge_ad_converters.parity import Parity, compare
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.images import read_image
-from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.verdict import Verdict
 
 
 @dataclass(frozen=True)

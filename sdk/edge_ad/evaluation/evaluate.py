@@ -21,7 +21,8 @@ from edge_ad.evaluation.spro import au_spro
 from edge_ad_runtime.calibration import Calibration, Mix
 from edge_ad_runtime.errors import DataError, InputError
 from edge_ad_runtime.preprocess import PreprocessSpec
-from edge_ad_runtime.scoring import Verdict, decide
+from edge_ad_runtime.scoring import decide
+from edge_ad_runtime.verdict import Verdict
 
 LOOK_FIRST = 12
 """How many good images and how many defects are listed as perhaps mislabelled."""

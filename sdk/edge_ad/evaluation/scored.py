@@ -14,8 +14,9 @@ from edge_ad.evaluation.scorer import Scorer
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.errors import InputError, MissingExtra
 from edge_ad_runtime.images import read_image
-from edge_ad_runtime.scoring import Verdict, apply_calibration
+from edge_ad_runtime.scoring import apply_calibration
 from edge_ad_runtime.types import FloatArray
+from edge_ad_runtime.verdict import Verdict
 
 try:
     from tqdm import tqdm

@@ -18,7 +18,7 @@ from msgspec import field
 from edge_ad_runtime.calibration import Quantiles
 from edge_ad_runtime.engines.base import Target
 from edge_ad_runtime.errors import InputError
-from edge_ad_runtime.scoring import Verdict
+from edge_ad_runtime.verdict import Verdict
 
 FORMAT_VERSION = 1
 GOOD = "good"

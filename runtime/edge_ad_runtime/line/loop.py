@@ -18,9 +18,9 @@ from edge_ad_runtime.cameras.base import Camera, CameraSource, FrameError
 from edge_ad_runtime.errors import CameraError, OutputError
 from edge_ad_runtime.events import JsonLines, PartEvent
 from edge_ad_runtime.inspector import Inspection
-from edge_ad_runtime.scoring import Verdict
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.types import Image
+from edge_ad_runtime.verdict import Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -222,7 +222,7 @@ class _Line:
         """The verdict goes to the outputs before anything else is done with it."""
         if verdict is not Verdict.PASS:
             for output in self._outputs:
-                output.pulse(t_ns)
+                output.eject(t_ns)
         latency_ns = time.monotonic_ns() - t_ns
         self._parts += 1
         self._count[verdict] += 1

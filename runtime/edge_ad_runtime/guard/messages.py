@@ -1,0 +1,111 @@
+"""What the scorer and the guard tell each other, MessagePack over a local packet socket, one message a packet."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_ad_runtime.actuation import ActuatorStats
+from edge_ad_runtime.tracking.tracker import Settled
+from edge_ad_runtime.verdict import Fault, Verdict
+
+PROTOCOL = 1
+MAX_PACKET = 65_536
+
+
+class Hello(msgspec.Struct, frozen=True, tag="hello"):
+    """The scorer's first message."""
+
+    protocol: int
+    pid: int
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """From the scoring loop itself: it goes round. ``frames``: how many frames it has scored. ``camera``: frames come."""
+
+    frames: int
+    camera: bool
+
+
+class SoftTrigger(msgspec.Struct, frozen=True, tag="trigger"):
+    """A part was at the trigger's place at ``t_ns``: a software trigger, or motion seen by the camera."""
+
+    t_ns: int
+
+
+class PartVerdict(msgspec.Struct, frozen=True, tag="verdict", omit_defaults=True):
+    """The scorer's word on a triggered part."""
+
+    part: int
+    verdict: Verdict
+    fault: Fault | None = None
+    detail: str | None = None
+
+
+class FrameVerdict(msgspec.Struct, frozen=True, tag="frame", omit_defaults=True):
+    """The scorer's word on a frame taken at ``t_ns``, on a line without a trigger."""
+
+    t_ns: int
+    verdict: Verdict
+    fault: Fault | None = None
+    detail: str | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, tag="finish"):
+    """Take no more triggers, give what is due within ``drain_ns``, bring the outputs into their safe state, and end."""
+
+    drain_ns: int
+
+
+class Ask(msgspec.Struct, frozen=True, tag="ask"):
+    """Answered with a :class:`Report`."""
+
+
+class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
+    """The guard's answer to :class:`Hello`. ``config`` is the digest of what it was started with."""
+
+    protocol: int
+    pid: int
+    config: str
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """The guard talks to another scorer, or speaks another protocol."""
+
+    why: str
+
+
+class PartSeen(msgspec.Struct, frozen=True, tag="part"):
+    """A part passed the trigger; its verdict is wanted."""
+
+    part: int
+    t_trigger_ns: int
+
+
+class Notice(msgspec.Struct, frozen=True, tag="notice"):
+    """Something that a person should read."""
+
+    text: str
+
+
+class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
+    """Counts since the guard's start. ``final``: the outputs are closed and the guard ends; ``unsafe`` then says which
+    output could not be brought into its safe state."""
+
+    triggers: int
+    bounces: int
+    lost_triggers: int
+    parts: int
+    passed: int
+    rejected: int
+    faults: dict[Fault, int]
+    late_verdicts: int
+    in_flight: int
+    most_in_flight: int
+    scorer_losses: int
+    outputs: tuple[ActuatorStats, ...]
+    final: bool = False
+    unsafe: str | None = None
+
+
+ToGuard = Hello | Alive | SoftTrigger | PartVerdict | FrameVerdict | Finish | Ask
+FromGuard = Welcome | Refused | PartSeen | Settled | Notice | Report
