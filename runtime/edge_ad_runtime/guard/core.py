@@ -204,9 +204,9 @@ class Guard:
             self._shut()
 
     def finish(self, drain_ns: int) -> None:
-        """As :class:`edge_ad_runtime.guard.messages.Finish`; also from a signal handler."""
-        if self._finish_at is None:
-            self._finish_at = self._clock.now_ns() + drain_ns
+        """As :class:`edge_ad_runtime.guard.messages.Finish`; also from a signal handler. The shortest time counts."""
+        at = self._clock.now_ns() + drain_ns
+        self._finish_at = at if self._finish_at is None else min(at, self._finish_at)
 
     def _turn(self) -> None:
         ready = {key.fileobj for key, _ in self._selector.select(self._sleep_s())}
@@ -310,7 +310,9 @@ class Guard:
         self._tell_backlog()
 
     def _watch(self, now_ns: int) -> None:
-        """Notice a scorer that is gone or silent, and one that is back."""
+        """Notice a scorer that is gone or silent, and one that is back; at the end it has nothing more to say."""
+        if self._finish_at is not None:
+            return
         silent = now_ns - self._heard_ns > self._config.silence_ns
         here = self._greeted and not silent
         if here and not self._here and self._losses:

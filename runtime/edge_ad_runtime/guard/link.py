@@ -31,6 +31,7 @@ from edge_ad_runtime.guard.messages import (
     Welcome,
 )
 from edge_ad_runtime.guard.process import LOG, SOCKET, Start, Started
+from edge_ad_runtime.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,9 @@ START_PATIENCE_S = 20.0
 ANSWER_PATIENCE_S = 5.0
 # Longer than a guard takes to bring stuck outputs into their safe state.
 END_PATIENCE_S = 15.0
+# After a stop request, what is due is still given for this long.
+STOP_DRAIN_S = 2.0
+_END_POLL_S = 0.05
 
 Hearer = Callable[[FromGuard], None]
 
@@ -53,8 +57,16 @@ class GuardLink(Protocol):
         """Send; returns whether it went. A guard that is gone is started anew meanwhile."""
         ...
 
-    def finish(self, drain_s: float) -> Report:
-        """Let the guard give what is due, make the outputs safe and end.
+    restarts: int
+    """How often the guard died and was started anew."""
+
+    def abandon(self) -> None:
+        """End the guard after an error of this program; what goes wrong is logged."""
+        ...
+
+    def finish(self, drain_s: float, stop: StopRequest | None = None) -> Report:
+        """Let the guard give what is due within ``drain_s`` seconds, make the outputs safe and end; a stop request
+        meanwhile leaves it :data:`STOP_DRAIN_S`.
 
         Raises:
             OutputError: the guard is gone, or an output could not be brought into its safe state.
@@ -109,6 +121,7 @@ class _Link:
 
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
+        self.restarts = 0
         self._sending = threading.Lock()
         self._finished = threading.Event()
         self._final: Report | None = None
@@ -137,18 +150,34 @@ class _Link:
                 continue
             if isinstance(message, Report) and message.final:
                 self._final = message
-            self._hearer(message)
+            try:
+                self._hearer(message)
+            except Exception:  # noqa: BLE001 - a record that cannot be told must not make the link deaf
+                _log.exception("a message of the guard could not be handled")
 
     def _renew(self) -> bool:
         """The guard has hung up; returns whether there is a new one."""
         return False
 
-    def finish(self, drain_s: float) -> Report:
+    def abandon(self) -> None:
+        """End the guard after an error of this program; what goes wrong is logged."""
+        try:
+            self.finish(STOP_DRAIN_S)
+        except OutputError as error:
+            _log.error("%s", error)
+
+    def finish(self, drain_s: float, stop: StopRequest | None = None) -> Report:
         if not self._thread.is_alive() and not self._finished.is_set():
             self.listen(_ignore)
         self._ending()
         self.tell(Finish(round(drain_s * 1e9)))
-        ended = self._finished.wait(drain_s + END_PATIENCE_S)
+        until = time.monotonic() + drain_s
+        while not self._finished.wait(_END_POLL_S) and time.monotonic() < until:
+            if stop is not None and stop.requested:
+                self.tell(Finish(round(STOP_DRAIN_S * 1e9)))
+                until = min(until, time.monotonic() + STOP_DRAIN_S)
+                stop = None
+        ended = self._finished.wait(END_PATIENCE_S)
         self._wire.close()
         if not ended:
             raise OutputError("the guard does not end; its outputs may not be in their safe states")
@@ -214,7 +243,6 @@ class ProcessGuard(_Link):
         make_folder(self._folder)
         self._is_ending = False
         self.realtime = False
-        self.restarts = 0
         self.taken_over = False
         super().__init__(self._find_or_start())
 
