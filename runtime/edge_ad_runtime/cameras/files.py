@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 
 from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
-from edge_ad_runtime.cameras.live import to_rgb
+from edge_ad_runtime.cameras.capture import to_rgb
 from edge_ad_runtime.cameras.opencv import OpenCvCapture
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.images import read_image
@@ -72,14 +72,18 @@ class VideoFileCamera(Camera):
         if not self._pace.wait() or self._capture is None:
             return None
         t_ns = time.monotonic_ns()
-        shot = self._capture.read()
-        if shot is None:
-            if self._index == 0:
-                raise CameraError(f"{self.name}: holds no frame that can be decoded")
+        grabbed = self._capture.grab()
+        if grabbed is None and self._index == 0:
+            raise CameraError(f"{self.name}: holds no frame that can be decoded")
+        if grabbed is None:
             return None
         index = self._index
         self._index += 1
-        return Frame(to_rgb(shot), index, t_ns, f"{self.name}#{index}")
+        source = f"{self.name}#{index}"
+        try:
+            return Frame(to_rgb(self._capture.retrieve()), index, t_ns, source)
+        except ImageError as error:
+            raise FrameError(f"{source}: {error}", index, t_ns, source) from error
 
     def close(self) -> None:
         if self._capture is not None:

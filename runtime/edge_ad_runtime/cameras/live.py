@@ -5,16 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
 
-import cv2
-import numpy as np
-
-from edge_ad_runtime.cameras.base import Camera, Frame
-from edge_ad_runtime.errors import CameraError
+from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
+from edge_ad_runtime.cameras.capture import Capture, Shot, to_rgb
+from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.stopping import StopRequest
-from edge_ad_runtime.types import Image
 
 OPEN_PATIENCE_S = 15.0
 STALL_PATIENCE_S = 5.0
@@ -22,37 +17,6 @@ STALL_PATIENCE_S = 5.0
 # than any engine takes for a part, so that slow engines and slow cameras do not lose parts by it.
 MAX_AGE_S = 2.0
 _STOP_POLL_S = 0.05
-
-
-@dataclass(frozen=True)
-class Shot:
-    """A frame as the device gave it: ``uint8 HxWx3`` in ``order``, and its monotonic time."""
-
-    pixels: Image
-    order: Literal["BGR", "RGB"]
-    t_ns: int
-    source: str
-
-
-class Capture(Protocol):
-    """An opened device, used by one thread."""
-
-    def read(self) -> Shot | None:
-        """Wait for the next frame; None at the end.
-
-        Raises:
-            CameraError: the device is gone or silent.
-        """
-        ...
-
-    def release(self) -> None: ...
-
-
-def to_rgb(shot: Shot) -> Image:
-    """The frame in RGB. This is the only place where the order of colours changes."""
-    if shot.order == "RGB":
-        return shot.pixels
-    return np.asarray(cv2.cvtColor(shot.pixels, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 class LiveCamera(Camera):
@@ -76,7 +40,7 @@ class LiveCamera(Camera):
         self._stall_patience_s = stall_patience_s
         self._max_age_ns = round(max_age_s * 1e9)
         self._changed = threading.Condition()
-        self._newest: tuple[int, Shot] | None = None
+        self._newest: tuple[int, Shot | FrameError] | None = None
         self._error: CameraError | None = None
         self._ended = False
         self._closed = False
@@ -105,6 +69,8 @@ class LiveCamera(Camera):
                 if time.monotonic() - self._last_sign > self._patience_s:
                     raise CameraError(f"{self.name}: no frame for {self._patience_s:g} s")
                 self._changed.wait(_STOP_POLL_S)
+        if isinstance(shot, FrameError):
+            raise shot
         return Frame(to_rgb(shot), index, shot.t_ns, shot.source)
 
     def close(self) -> None:
@@ -128,7 +94,8 @@ class LiveCamera(Camera):
     def _take_frames(self, capture: Capture) -> None:
         index = 0
         while not self._closed:
-            shot = capture.read()
+            t_ns = capture.grab()
+            shot = None if t_ns is None else self._retrieve(capture, index, t_ns)
             with self._changed:
                 self._last_sign, self._patience_s = time.monotonic(), self._stall_patience_s
                 if shot is None:
@@ -140,6 +107,12 @@ class LiveCamera(Camera):
                 self._newest = (index, shot)
                 self._changed.notify_all()
             index += 1
+
+    def _retrieve(self, capture: Capture, index: int, t_ns: int) -> Shot | FrameError:
+        try:
+            return capture.retrieve()
+        except ImageError as error:
+            return FrameError(f"{self.name}: {error}", index, t_ns, self.name)
 
     def _fail(self, error: CameraError) -> None:
         with self._changed:

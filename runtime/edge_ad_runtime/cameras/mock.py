@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_ad_runtime.cameras.base import Camera, Frame
-from edge_ad_runtime.cameras.live import LiveCamera, Shot
+from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
+from edge_ad_runtime.cameras.capture import Shot
+from edge_ad_runtime.cameras.live import LiveCamera
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.stopping import StopRequest
@@ -69,12 +70,13 @@ class MockCapture:
     def __init__(self, source: MockSource) -> None:
         self._source = source
         self._next_at = time.monotonic()
+        self._grabbed: tuple[Path, int] | None = None
         source.state.openings += 1
         if source.state.away:
             source.state.away -= 1
             raise CameraError(f"{source.name}: cannot be opened (as asked)")
 
-    def read(self) -> Shot | None:
+    def grab(self) -> int | None:
         source, state = self._source, self._source.state
         while True:
             if source.stop is not None and source.stop.requested:
@@ -96,10 +98,14 @@ class MockCapture:
             if position in source.drop:
                 continue
             t_ns = time.monotonic_ns()
-            try:
-                return Shot(read_image(path), "RGB", t_ns, str(path))
-            except ImageError as error:
-                raise CameraError(f"{source.name}: {error}") from error
+            self._grabbed = path, t_ns
+            return t_ns
+
+    def retrieve(self) -> Shot:
+        if self._grabbed is None:
+            raise CameraError(f"{self._source.name}: no frame was grabbed")
+        path, t_ns = self._grabbed
+        return Shot(read_image(path), "RGB", t_ns, str(path))
 
     def _sleep(self, seconds: float) -> None:
         if seconds > 0:
@@ -119,8 +125,13 @@ class _DirectCamera(Camera):
         self._index = 0
 
     def read(self) -> Frame | None:
-        shot = self._capture.read()
-        if shot is None:
+        t_ns = self._capture.grab()
+        if t_ns is None:
             return None
+        index = self._index
         self._index += 1
-        return Frame(shot.pixels, self._index - 1, shot.t_ns, shot.source)
+        try:
+            shot = self._capture.retrieve()
+        except ImageError as error:
+            raise FrameError(str(error), index, t_ns, self.name) from error
+        return Frame(shot.pixels, index, shot.t_ns, shot.source)

@@ -7,8 +7,8 @@ import time
 import cv2
 import numpy as np
 
-from edge_ad_runtime.cameras.live import Shot
-from edge_ad_runtime.errors import CameraError
+from edge_ad_runtime.cameras.capture import Shot
+from edge_ad_runtime.errors import CameraError, ImageError
 
 NETWORK_TIMEOUT_MS = 5000
 # Kernel timestamps older than this, or from the future, are on another clock.
@@ -28,6 +28,7 @@ class OpenCvCapture:
         self._name = name
         self._video = video
         self._kernel_time = backend == cv2.CAP_V4L2
+        self._t_ns = 0
         parameters: list[int] = []
         if backend == cv2.CAP_FFMPEG and not video:
             parameters = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, NETWORK_TIMEOUT_MS]
@@ -40,18 +41,29 @@ class OpenCvCapture:
         if not opened:
             raise CameraError(f"{name}: cannot be opened{_hint(backend, video)}")
 
-    def read(self) -> Shot | None:
+    def grab(self) -> int | None:
         try:
-            good, pixels = self._capture.read()
+            good = self._capture.grab()
         except cv2.error:
-            good, pixels = False, None
-        if not good or pixels is None:
+            good = False
+        now = time.monotonic_ns()
+        if not good:
             if self._video:
                 return None
             raise CameraError(f"{self._name}: gives no frames any more")
-        now = time.monotonic_ns()
-        t_ns = kernel_time_ns(self._capture.get(cv2.CAP_PROP_POS_MSEC), now) if self._kernel_time else now
-        return Shot(np.asarray(pixels, np.uint8), "BGR", t_ns, self._name)
+        self._t_ns = now
+        if self._kernel_time:
+            self._t_ns = kernel_time_ns(self._capture.get(cv2.CAP_PROP_POS_MSEC), now)
+        return self._t_ns
+
+    def retrieve(self) -> Shot:
+        try:
+            good, pixels = self._capture.retrieve()
+        except cv2.error:
+            good, pixels = False, None
+        if not good or pixels is None or not pixels.size:
+            raise ImageError("a frame cannot be decoded")
+        return Shot(np.asarray(pixels, np.uint8), "BGR", self._t_ns, self._name)
 
     def release(self) -> None:
         self._capture.release()
