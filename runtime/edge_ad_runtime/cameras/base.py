@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -46,6 +47,9 @@ class Camera(ABC):
 
     dropped: int = 0
     """Frames that were taken but never handed out, because newer ones had come or they were too old."""
+
+    on_wait: Callable[[], None] | None = None
+    """Called several times a second while :meth:`read` of a live source waits, so that the reader can say it lives."""
 
     @abstractmethod
     def read(self) -> Frame | None:

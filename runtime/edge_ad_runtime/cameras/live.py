@@ -69,6 +69,8 @@ class LiveCamera(Camera):
                 if time.monotonic() - self._last_sign > self._patience_s:
                     raise CameraError(f"{self.name}: no frame for {self._patience_s:g} s")
                 self._changed.wait(_STOP_POLL_S)
+                if self.on_wait is not None:
+                    self.on_wait()
         if isinstance(shot, FrameError):
             raise shot
         return Frame(to_rgb(shot), index, shot.t_ns, shot.source)
