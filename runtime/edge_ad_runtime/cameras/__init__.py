@@ -9,8 +9,10 @@
 ``mock:DIR?fail=5``      a pretended device that plays a folder, with faults, see :class:`MockSource`
 =======================  ========================================================================
 
-Devices and network cameras are *live*: the newest frame wins and they are worth reopening. Files give every
-frame and then end. Passwords in an address are used, and shown nowhere.
+Devices and network cameras are *live* and worth reopening. Without a trigger their newest frame wins, and files
+give every frame and then end. On a line with a trigger, a part gets the first live frame that was exposed after it;
+from files it takes the next image, whatever the time, to try a line without a camera. Passwords in an address are
+used, and shown nowhere.
 """
 
 from __future__ import annotations
@@ -25,13 +27,15 @@ import cv2
 
 from edge_ad_runtime.cameras.base import Camera, CameraSource, Frame, FrameError
 from edge_ad_runtime.cameras.files import ImageFilesCamera, Pace, VideoFileCamera
-from edge_ad_runtime.cameras.live import LiveCamera
+from edge_ad_runtime.cameras.live import LiveSource
 from edge_ad_runtime.cameras.mock import MockSource
 from edge_ad_runtime.cameras.opencv import OpenCvCapture
+from edge_ad_runtime.cameras.triggered import BACKLOG, PartCamera, TriggeredFiles, Watch
 from edge_ad_runtime.errors import CameraError, InputError
 from edge_ad_runtime.images import is_image_path, list_images
 from edge_ad_runtime.outputs.query import Query
 from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.tracking.picking import PickSettings
 
 __all__ = [
     "Camera",
@@ -49,22 +53,6 @@ _MOCK_KEYS = ("fps", "drop", "fail", "away", "stall", "stall_ms", "patience_ms",
 
 
 @dataclass(frozen=True)
-class _LiveSource:
-    # The address may hold a password: it is kept out of repr() and of the name.
-    address: str = field(repr=False)
-    name: str
-    backend: int
-    stop: StopRequest | None = field(repr=False)
-
-    @property
-    def live(self) -> bool:
-        return True
-
-    def open(self) -> Camera:
-        return LiveCamera(self.name, lambda: OpenCvCapture(self.address, self.backend, self.name), self.stop)
-
-
-@dataclass(frozen=True)
 class _ImagesSource:
     name: str
     paths: Sequence[Path]
@@ -77,6 +65,11 @@ class _ImagesSource:
 
     def open(self) -> Camera:
         return ImageFilesCamera(self.name, self.paths, Pace(self.fps, self.stop))
+
+    def open_triggered(
+        self, settings: PickSettings, *, backlog: int = BACKLOG, watch: Watch | None = None
+    ) -> PartCamera:
+        return TriggeredFiles(ImageFilesCamera(self.name, self.paths, Pace(None, self.stop)), backlog=backlog)
 
 
 @dataclass(frozen=True)
@@ -95,6 +88,11 @@ class _VideoSource:
 
     def open(self) -> Camera:
         return VideoFileCamera(self.path, Pace(self.fps, self.stop))
+
+    def open_triggered(
+        self, settings: PickSettings, *, backlog: int = BACKLOG, watch: Watch | None = None
+    ) -> PartCamera:
+        return TriggeredFiles(VideoFileCamera(self.path, Pace(None, self.stop)), backlog=backlog)
 
 
 def open_camera(text: str, *, fps: float | None = None, stop: StopRequest | None = None) -> Camera:
@@ -133,14 +131,18 @@ def _parse_live(text: str, stop: StopRequest | None) -> CameraSource | None:
     if text.isascii() and text.isdigit():
         text = f"/dev/video{int(text)}"
     if text.startswith("/dev/"):
-        return _LiveSource(text, text, cv2.CAP_V4L2, stop)
+        return _opencv_source(text, text, cv2.CAP_V4L2, stop)
     if _URL.match(text):
-        return _LiveSource(text, redact(text), cv2.CAP_FFMPEG, stop)
+        return _opencv_source(text, redact(text), cv2.CAP_FFMPEG, stop)
     if text.startswith("mock:"):
         return _parse_mock(text, stop)
     if "://" in text:
         raise InputError(f"camera '{redact(text)}': known addresses begin with rtsp://, http:// or https://")
     return None
+
+
+def _opencv_source(address: str, name: str, backend: int, stop: StopRequest | None) -> CameraSource:
+    return LiveSource(name, lambda: OpenCvCapture(address, backend, name), stop)
 
 
 def _parse_files(text: str, fps: float | None, stop: StopRequest | None) -> CameraSource:

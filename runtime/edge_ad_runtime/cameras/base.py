@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,10 +10,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from edge_ad_runtime.errors import ImageError
+from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.tracking.picking import PickSettings
 from edge_ad_runtime.types import Image
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in typing only from Python 3.11 on
+
+    from edge_ad_runtime.cameras.triggered import PartCamera, Watch
+
+WAIT_STEP_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -20,9 +27,21 @@ class Frame:
     """One image of a source.
 
     ``image`` is ``uint8 HxWx3`` RGB; ``index`` counts the frames of this opening from 0, dropped ones
-    included. ``t_ns`` is monotonic time: for a device the kernel's timestamp of the buffer where it gives
-    one, otherwise (streams) when the frame arrived, later than the exposure by the transfer; for files when
-    the frame was asked for. ``source`` names the file, or the device without credentials.
+    included. ``source`` names the file, or the device without credentials. ``t_ns`` is monotonic time:
+
+    ===============  ==============================================================================
+    V4L2             the kernel's timestamp of the buffer. USB cameras (uvcvideo): when the first data
+                     of the frame came, which is after the exposure and the camera's own work. Other
+                     drivers: when the readout began or ended. Where the stamp is not on the monotonic
+                     clock: when the frame was taken from the driver.
+    streams          when the frame had been received: later than the exposure by the encoder's, the
+                     network's and the buffers' delay, often 100 ms and more, and not constant
+    files, ``mock``  when the frame was asked for, or pretended to be exposed
+    ===============  ==============================================================================
+
+    None of these is the beginning of the exposure. A triggered line is therefore told by ``latency_ms`` how much
+    later than that the timestamp is at most, and subtracts it
+    (:class:`edge_ad_runtime.tracking.picking.PickSettings`).
     """
 
     image: Image
@@ -49,7 +68,7 @@ class Camera(ABC):
     """Frames that were taken but never handed out, because newer ones had come or they were too old."""
 
     on_wait: Callable[[], None] | None = None
-    """Called several times a second while :meth:`read` of a live source waits, so that the reader can say it lives."""
+    """Called several times a second while :meth:`read` waits, so that the reader can say it lives."""
 
     @abstractmethod
     def read(self) -> Frame | None:
@@ -95,3 +114,25 @@ class CameraSource(Protocol):
             CameraError: it is missing or unusable. A live camera may raise it only at the first read.
         """
         ...
+
+    def open_triggered(
+        self, settings: PickSettings, *, backlog: int = ..., watch: Watch | None = None
+    ) -> PartCamera:
+        """Open the camera for a line with a trigger: it gives one frame for each part.
+
+        Sources without a time of their own (files) give each part the next image; they have nothing to watch.
+        See :class:`edge_ad_runtime.cameras.triggered.TriggeredCamera` for the arguments.
+
+        Raises:
+            CameraError: as in :meth:`open`.
+        """
+        ...
+
+
+def pause(until: float, stop: StopRequest, on_wait: Callable[[], None] | None) -> None:
+    """Wait until ``time.monotonic()`` is ``until`` or a stop is requested, and let ``on_wait`` know meanwhile."""
+    while (left := until - time.monotonic()) > 0:
+        if stop.wait(left if on_wait is None else min(left, WAIT_STEP_S)):
+            return
+        if on_wait is not None:
+            on_wait()

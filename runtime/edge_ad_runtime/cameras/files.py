@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 
-from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
+from edge_ad_runtime.cameras.base import Camera, Frame, FrameError, pause
 from edge_ad_runtime.cameras.capture import to_rgb
 from edge_ad_runtime.cameras.opencv import OpenCvCapture
 from edge_ad_runtime.errors import CameraError, ImageError
@@ -24,12 +24,12 @@ class Pace:
         self._stop = stop or StopRequest()
         self._next: int | None = None
 
-    def wait(self) -> bool:
+    def wait(self, on_wait: Callable[[], None] | None = None) -> bool:
         """Wait for the next frame's time; returns whether to go on."""
         if self._period_ns is not None:
             now = time.monotonic_ns()
             if self._next is not None and self._next > now:
-                self._stop.wait((self._next - now) / 1e9)
+                pause(self._next / 1e9, self._stop, on_wait)
             # Late frames do not bring the following ones forward.
             self._next = max(self._next or now, now) + self._period_ns
         return not self._stop.requested
@@ -44,7 +44,7 @@ class ImageFilesCamera(Camera):
         self._paths: Iterator[tuple[int, Path]] = iter(enumerate(paths))
 
     def read(self) -> Frame | None:
-        if not self._pace.wait() or (item := next(self._paths, None)) is None:
+        if not self._pace.wait(self.on_wait) or (item := next(self._paths, None)) is None:
             return None
         index, path = item
         t_ns = time.monotonic_ns()
@@ -69,7 +69,7 @@ class VideoFileCamera(Camera):
         self._index = 0
 
     def read(self) -> Frame | None:
-        if not self._pace.wait() or self._capture is None:
+        if not self._pace.wait(self.on_wait) or self._capture is None:
             return None
         t_ns = time.monotonic_ns()
         grabbed = self._capture.grab()

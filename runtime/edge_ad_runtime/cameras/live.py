@@ -5,18 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
+from edge_ad_runtime.cameras.base import WAIT_STEP_S, Camera, Frame, FrameError
 from edge_ad_runtime.cameras.capture import Capture, Shot, to_rgb
+from edge_ad_runtime.cameras.triggered import (
+    BACKLOG,
+    OPEN_PATIENCE_S,
+    STALL_PATIENCE_S,
+    PartCamera,
+    TriggeredCamera,
+    Watch,
+)
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.tracking.picking import PickSettings
 
-OPEN_PATIENCE_S = 15.0
-STALL_PATIENCE_S = 5.0
 # The reader was elsewhere for so long that the part on the frame has probably passed the ejector. Longer
 # than any engine takes for a part, so that slow engines and slow cameras do not lose parts by it.
 MAX_AGE_S = 2.0
-_STOP_POLL_S = 0.05
 
 
 class LiveCamera(Camera):
@@ -30,7 +37,7 @@ class LiveCamera(Camera):
         stop: StopRequest | None = None,
         *,
         open_patience_s: float = OPEN_PATIENCE_S,
-        stall_patience_s: float = STALL_PATIENCE_S,
+        stall_patience_s: float | None = STALL_PATIENCE_S,
         max_age_s: float = MAX_AGE_S,
     ) -> None:
         self.name = name
@@ -45,35 +52,44 @@ class LiveCamera(Camera):
         self._ended = False
         self._closed = False
         self._last_sign = time.monotonic()
-        self._patience_s = open_patience_s
+        self._patience_s: float | None = open_patience_s
         self._thread = threading.Thread(target=self._run, name=f"camera {name}", daemon=True)
         self._thread.start()
 
     def read(self) -> Frame | None:
-        with self._changed:
-            while True:
+        while True:
+            with self._changed:
                 if self._stop is not None and self._stop.requested:
                     return None
-                if self._newest is not None:
-                    (index, shot), self._newest = self._newest, None
-                    if time.monotonic_ns() - shot.t_ns <= self._max_age_ns:
-                        break
-                    self.dropped += 1
-                    continue
-                if self._error is not None:
-                    raise self._error
+                if (taken := self._take()) is not None:
+                    break
                 if self._ended:
                     return None
-                if self._closed:
-                    raise CameraError(f"{self.name}: is closed")
-                if time.monotonic() - self._last_sign > self._patience_s:
-                    raise CameraError(f"{self.name}: no frame for {self._patience_s:g} s")
-                self._changed.wait(_STOP_POLL_S)
-                if self.on_wait is not None:
-                    self.on_wait()
+                self._changed.wait(WAIT_STEP_S)
+            # Outside of the lock: it may take its time.
+            if self.on_wait is not None:
+                self.on_wait()
+        index, shot = taken
         if isinstance(shot, FrameError):
             raise shot
         return Frame(to_rgb(shot), index, shot.t_ns, shot.source)
+
+    def _take(self) -> tuple[int, Shot | FrameError] | None:
+        """The newest frame if there is one that is not too old."""
+        taken, self._newest = self._newest, None
+        if taken is not None:
+            if time.monotonic_ns() - taken[1].t_ns <= self._max_age_ns:
+                return taken
+            self.dropped += 1
+        if self._error is not None:
+            raise self._error
+        if self._ended:
+            return None
+        if self._closed:
+            raise CameraError(f"{self.name}: is closed")
+        if self._patience_s is not None and time.monotonic() - self._last_sign > self._patience_s:
+            raise CameraError(f"{self.name}: no frame for {self._patience_s:g} s")
+        return None
 
     def close(self) -> None:
         with self._changed:
@@ -120,3 +136,36 @@ class LiveCamera(Camera):
         with self._changed:
             self._error = error
             self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class LiveSource:
+    """A device that gives frames at its own pace.
+
+    ``open_capture`` opens it and may know a password, so it is not shown. A device without a frame for
+    ``stall_patience_s`` is given up; None for one that gives frames only when a part triggers it.
+    """
+
+    name: str
+    open_capture: Callable[[], Capture] = field(repr=False)
+    stop: StopRequest | None = field(default=None, repr=False)
+    stall_patience_s: float | None = STALL_PATIENCE_S
+
+    @property
+    def live(self) -> bool:
+        return True
+
+    def open(self) -> Camera:
+        return LiveCamera(self.name, self.open_capture, self.stop, stall_patience_s=self.stall_patience_s)
+
+    def open_triggered(
+        self, settings: PickSettings, *, backlog: int = BACKLOG, watch: Watch | None = None
+    ) -> PartCamera:
+        return TriggeredCamera(
+            self.name,
+            self.open_capture,
+            settings,
+            backlog=backlog,
+            watch=watch,
+            stall_patience_s=self.stall_patience_s,
+        )

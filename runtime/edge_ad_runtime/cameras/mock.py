@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
+from edge_ad_runtime.cameras.base import Camera, Frame, FrameError, pause
 from edge_ad_runtime.cameras.capture import Shot
 from edge_ad_runtime.cameras.live import LiveCamera
+from edge_ad_runtime.cameras.triggered import BACKLOG, PartCamera, TriggeredCamera, TriggeredFiles, Watch
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.tracking.picking import PickSettings
 
 
 @dataclass
@@ -31,8 +34,8 @@ class MockSource:
     Frames are counted over all openings, from 0. ``drop``: these are lost in the device, unnoticed. ``fail``: in place
     of these, once, the device disappears, and the next ``away`` openings fail too. ``stall``: before these
     it is silent for ``stall_ms``. ``loop``: begin again after the last image. With ``fps`` the frames come
-    at that rate and the newest wins, through the same code as for a real device; without it each is given
-    when asked for and none is dropped.
+    at that rate, through the same code as for a real device (the newest wins, or each part gets the first after its
+    trigger); without it each is given when asked for and none is dropped, and each triggered part takes the next.
     """
 
     folder: Path
@@ -63,9 +66,26 @@ class MockSource:
             self.name, lambda: MockCapture(self), self.stop, stall_patience_s=self.stall_patience_s
         )
 
+    def open_triggered(
+        self, settings: PickSettings, *, backlog: int = BACKLOG, watch: Watch | None = None
+    ) -> PartCamera:
+        if self.fps is None:
+            return TriggeredFiles(_DirectCamera(MockCapture(self)), backlog=backlog)
+        return TriggeredCamera(
+            self.name,
+            lambda: MockCapture(self),
+            settings,
+            backlog=backlog,
+            watch=watch,
+            stall_patience_s=self.stall_patience_s,
+        )
+
 
 class MockCapture:
-    """The pretended device."""
+    """The pretended device. It reads an image's file only when the frame is wanted. ``on_wait``: see
+    :class:`edge_ad_runtime.cameras.base.Camera`, for one that is read in the line's own thread."""
+
+    on_wait: Callable[[], None] | None = None
 
     def __init__(self, source: MockSource) -> None:
         self._source = source
@@ -108,8 +128,7 @@ class MockCapture:
         return Shot(read_image(path), "RGB", t_ns, str(path))
 
     def _sleep(self, seconds: float) -> None:
-        if seconds > 0:
-            (self._source.stop or StopRequest()).wait(seconds)
+        pause(time.monotonic() + seconds, self._source.stop or StopRequest(), self.on_wait)
 
     def release(self) -> None:
         pass
@@ -125,6 +144,7 @@ class _DirectCamera(Camera):
         self._index = 0
 
     def read(self) -> Frame | None:
+        self._capture.on_wait = self.on_wait
         t_ns = self._capture.grab()
         if t_ns is None:
             return None

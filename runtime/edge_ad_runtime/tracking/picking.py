@@ -86,6 +86,11 @@ class FramePicker:
         return misses
 
     @property
+    def expires_ns(self) -> int | None:
+        """After this time :meth:`expire` gives up the part that waits longest; None when none waits."""
+        return self._waiting[0][1] + self._settings.patience_ns if self._waiting else None
+
+    @property
     def wanted(self) -> bool:
         """Whether a part waits for a frame."""
         return bool(self._waiting)
