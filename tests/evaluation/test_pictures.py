@@ -16,7 +16,6 @@ from edge_ad.evaluation.charts import histogram, roc_picture
 from edge_ad.evaluation.evaluate import Evaluation, evaluate, measure
 from edge_ad.evaluation.pictures import (
     PANEL_SIDE,
-    colour_level,
     contact_sheet,
     look_first_sheet,
     look_of,
@@ -25,6 +24,7 @@ from edge_ad.evaluation.pictures import (
 )
 from edge_ad.evaluation.scorer import Subject, open_subject
 from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.heat import colour_level
 from edge_ad_runtime.images import list_images, read_image
 from tests.evaluation.conftest import HEIGHT, SPOT, WIDTH, call
 

@@ -26,11 +26,13 @@ from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.cameras import parse_camera
 from edge_ad_runtime.errors import CameraError, InputError, OutputError
-from edge_ad_runtime.events import MAX_WAITING, PartEvent, open_events, parse_events
+from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.inspector import Inspection, Inspector, open_inspector
 from edge_ad_runtime.line import LineSummary, run_line
 from edge_ad_runtime.outputs import parse_output
 from edge_ad_runtime.outputs.mock import MockConfig
+from edge_ad_runtime.sinks import parse_sink
+from edge_ad_runtime.sinks.base import MAX_WAITING
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.verdict import Verdict
 from tests.conftest import bad_part, good_part
@@ -313,49 +315,9 @@ def event(part: int = 1) -> PartEvent:
     )
 
 
-def test_events_are_appended_and_written_at_once(tmp_path: Path) -> None:
-    path = tmp_path / "parts.jsonl"
-    path.write_text('{"part": 1}\n{"part": 2, "torn')
-    events = open_events(f"jsonl:{path}")
-    events.write(event(3))
-    deadline = time.monotonic() + 5
-    while path.read_text().count("\n") < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-    events.write(event(4))
-    events.close()
-    events.close()
-    first, torn, third, fourth = path.read_text().splitlines()
-    assert (first, torn) == ('{"part": 1}', '{"part": 2, "torn')
-    assert json.loads(third) == {
-        "part": 3,
-        "source": "a.png",
-        "score": 0.5,
-        "threshold": 1.0,
-        "verdict": "pass",
-        "latency_ms": 1.0,
-        "t_monotonic_ns": 1,
-        "time": "2026-01-01T00:00:00.000+00:00",
-    }
-    assert json.loads(fourth)["part"] == 4
-    assert events.lost == 0
-
-
-@pytest.mark.parametrize("text", ["", "jsonl", "jsonl:", "csv:x", "/tmp/x"])
-def test_wrong_events_are_named(text: str) -> None:
-    with pytest.raises(InputError, match=r"must be jsonl:FILE"):
-        parse_events(text)
-
-
-def test_an_unwritable_events_file_is_an_error_at_the_start(tmp_path: Path) -> None:
-    for path in (tmp_path / "no" / "such", tmp_path):
-        with pytest.raises(InputError, match="cannot be written"):
-            open_events(f"jsonl:{path}")
-
-
 def test_a_full_disk_does_not_stop_the_line(inspector: Inspector, parts: Path) -> None:
     stop = StopRequest()
-    events = open_events("jsonl:/dev/full")
+    events = parse_sink("jsonl:/dev/full").open()
     summary = run_line(inspector, parse_camera(str(parts)), [], events, stop)
     assert (summary.parts, summary.lost_events) == (10, 10)
 
@@ -363,10 +325,10 @@ def test_a_full_disk_does_not_stop_the_line(inspector: Inspector, parts: Path) -
 def test_a_reader_that_has_stopped_does_not_stop_the_line(
     inspector: Inspector, parts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edge_ad_runtime.events.CLOSE_PATIENCE_S", 0.1)
+    monkeypatch.setattr("edge_ad_runtime.sinks.base.CLOSE_PATIENCE_S", 0.1)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    events = open_events(f"jsonl:{pipe}")
+    events = parse_sink(f"jsonl:{pipe}").open()
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     for i in range(MAX_WAITING):
         events.write(event(i))

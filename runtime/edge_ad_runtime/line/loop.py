@@ -16,8 +16,9 @@ from edge_ad_runtime.actuation import Actuator, ActuatorStats
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.cameras.base import Camera, CameraSource, FrameError
 from edge_ad_runtime.errors import CameraError, OutputError
-from edge_ad_runtime.events import JsonLines, PartEvent
+from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.inspector import Inspection
+from edge_ad_runtime.sinks.base import Sink
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.types import Image
 from edge_ad_runtime.verdict import Verdict
@@ -83,7 +84,7 @@ def run_line(
     inspector: PartInspector,
     source: CameraSource,
     outputs: Sequence[Actuator],
-    events: JsonLines | None,
+    events: Sink | None,
     stop: StopRequest,
     *,
     limit: int | None = None,
@@ -131,7 +132,7 @@ class _Line:
         inspector: PartInspector,
         source: CameraSource,
         outputs: Sequence[Actuator],
-        events: JsonLines | None,
+        events: Sink | None,
         stop: StopRequest,
         limit: int | None,
         on_part: Callable[[PartEvent], None] | None,
@@ -276,7 +277,7 @@ def _drain(outputs: Sequence[Actuator], stop: StopRequest) -> None:
         time.sleep(_DRAIN_POLL_S)
 
 
-def _close(outputs: Sequence[Actuator], events: JsonLines | None) -> None:
+def _close(outputs: Sequence[Actuator], events: Sink | None) -> None:
     """Close everything; the first output that is not safe is raised after all have been closed."""
     failures = [failure for output in outputs if (failure := _close_output(output)) is not None]
     if events is not None:

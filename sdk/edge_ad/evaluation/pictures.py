@@ -18,10 +18,11 @@ from edge_ad.evaluation.masks import image_mask
 from edge_ad.evaluation.scored import ScoredImage, output_names
 from edge_ad_runtime.errors import InputError, MissingExtra
 from edge_ad_runtime.files import folder_written_atomically
+from edge_ad_runtime.heat import WHITE, colours, heat_panel, outline
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.placement import inspected_region, place_map
-from edge_ad_runtime.preprocess import PreprocessSpec, Roi, resize
-from edge_ad_runtime.types import FloatArray, Image
+from edge_ad_runtime.preprocess import PreprocessSpec, resize
+from edge_ad_runtime.types import Image
 
 try:
     from tqdm import tqdm
@@ -36,7 +37,7 @@ _BAR = 34
 _GAP = 6
 _COLOUR_BAR = 10
 _BACKGROUND = (24, 24, 24)
-_WHITE, _GREY, _RED, _GREEN = (255, 255, 255), (170, 170, 170), (255, 96, 96), (96, 220, 96)
+_GREY, _RED, _GREEN = (170, 170, 170), (255, 96, 96), (96, 220, 96)
 _CYAN = (0, 229, 255)
 _MISTAKES = 12
 
@@ -62,19 +63,6 @@ def look_of(evaluation: Evaluation) -> Look:
         return Look(threshold, threshold, True)
     chosen = [s for s in evaluation.images if not s.image.defect] or evaluation.images
     return Look(statistics.median(float(s.anomaly_map.max()) for s in chosen), threshold, False)
-
-
-def colour_level(values: FloatArray, threshold: float) -> FloatArray:
-    """Values of combined maps to colours from 0 to 1, the same for all pictures of a model.
-
-    With a positive threshold ``t`` it is ``v / (v + t)``: 0 (the 0.9 quantile of good images' cells) and
-    less is 0, the threshold a half, and the peak of the strongest defect can still be told from its
-    surroundings. A threshold that is not positive (given by hand) is a half too, a unit above it 1.
-    """
-    if threshold > 0:
-        positive = np.maximum(values, 0)
-        return np.asarray(positive / (positive + np.float32(threshold)), np.float32)
-    return np.asarray(np.clip((values - threshold + 1) / 2, 0, 1), np.float32)
 
 
 def check_folder(folder: Path) -> None:
@@ -125,7 +113,7 @@ def overlay(scored: ScoredImage, preprocess: PreprocessSpec, look: Look, side: i
     """The image with its mask's outline, beside it the anomaly map over the image in grey.
 
     Returns ``uint8 HxWx3`` RGB; the longer side of the image becomes ``side`` pixels. The map's colours are
-    those of :func:`colour_level`; the white line is where it crosses the threshold, the tick of the colour bar
+    those of :func:`edge_ad_runtime.heat.colour_level`; the white line is where it crosses the threshold, the tick of the colour bar
     the middle of the colours, the cyan line the mask's outline.
 
     Raises:
@@ -141,7 +129,7 @@ def overlay(scored: ScoredImage, preprocess: PreprocessSpec, look: Look, side: i
     mask = image_mask(scored)
     for panel in (plain, heat):
         if mask is not None:
-            _outline(panel, mask.astype(np.uint8), _CYAN)
+            outline(panel, mask.astype(np.uint8), _CYAN)
     gap = np.full((height, _GAP, 3), _BACKGROUND, np.uint8)
     panels = np.hstack([plain, gap, heat, gap, colour_bar(height)])
     return np.vstack([_caption(panels.shape[1], scored, look.threshold), panels])
@@ -154,52 +142,12 @@ def panel_size(image: Image, side: int) -> tuple[int, int]:
     return max(1, round(height * scale)), max(1, round(width * scale))
 
 
-def heat_panel(
-    image: Image, placed: FloatArray, region: Roi, size: tuple[int, int], level: float, contour: float | None
-) -> Image:
-    """An anomaly map in colours over the grey image, ``uint8 HxWx3`` RGB of ``size``; grey outside the region.
-
-    Args:
-        image: the camera image, ``uint8 HxWx3`` RGB.
-        placed: the combined map at the image's resolution, ``float32`` of the region's size.
-        region: the inspected part of the image.
-        size: height and width of the panel.
-        level: the map's value in the middle of the colours, see :func:`colour_level`.
-        contour: where the map exceeds it, a white line goes round; None draws none.
-    """
-    height, width = image.shape[:2]
-    rows = slice(region.y, region.y + region.height)
-    columns = slice(region.x, region.x + region.width)
-    colours = _colours(colour_level(placed, level))
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    heat = np.asarray(grey // 2, np.uint8)
-    heat[rows, columns] = cv2.addWeighted(grey[rows, columns], 0.35, colours, 0.65, 0)
-    heat = resize(heat, *size)
-    if contour is not None:
-        above = np.zeros((height, width), np.uint8)
-        above[rows, columns] = placed > contour
-        _outline(heat, above, _WHITE)
-    return heat
-
-
-def _colours(level: FloatArray) -> Image:
-    mapped = cv2.applyColorMap((level * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
-    return np.asarray(cv2.cvtColor(mapped, cv2.COLOR_BGR2RGB), np.uint8)
-
-
 def colour_bar(height: int) -> Image:
     """All colours, the highest at the top, with a white tick at the middle."""
     level = np.linspace(1, 0, height, dtype=np.float32)[:, None].repeat(_COLOUR_BAR, axis=1)
-    bar = _colours(level)
-    bar[height // 2, :] = _WHITE
+    bar = colours(level)
+    bar[height // 2, :] = WHITE
     return bar
-
-
-def _outline(panel: Image, area: Image, colour: tuple[int, int, int]) -> None:
-    """Draw the outline of the non-zero area, ``uint8 HxW`` of any size, onto the panel."""
-    small = cv2.resize(area, panel.shape[1::-1], interpolation=cv2.INTER_NEAREST)
-    contours, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(panel, contours, -1, colour, 1)
 
 
 def _caption(width: int, scored: ScoredImage, threshold: float | None) -> Image:
@@ -209,7 +157,7 @@ def _caption(width: int, scored: ScoredImage, threshold: float | None) -> Image:
         right += f", threshold {threshold:.3f}, {'wrong: ' if scored.mistaken else ''}{scored.verdict.value}"
         colour = _RED if scored.mistaken else _GREEN
     (right_width, _), _ = cv2.getTextSize(right, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
-    _text(bar, f"{scored.image.kind}/{scored.image.path.name}", 6, _WHITE)
+    _text(bar, f"{scored.image.kind}/{scored.image.path.name}", 6, WHITE)
     bar[:, max(0, width - right_width - 14) :] = _BACKGROUND
     _text(bar, right, max(0, width - right_width - 6), colour)
     return bar
@@ -273,7 +221,7 @@ def _grid(rows: Sequence[Sequence[Image | None]], title: str) -> Image:
                 canvas[_GAP : _GAP + picture.shape[0], x : x + picture.shape[1]] = picture
         bands.append(canvas)
     head = np.full((_BAR, bands[0].shape[1], 3), _BACKGROUND, np.uint8)
-    _text(head, title, _GAP, _WHITE)
+    _text(head, title, _GAP, WHITE)
     return np.vstack([head, *bands])
 
 

@@ -9,9 +9,10 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 
-from edge_ad.evaluation.pictures import colour_bar, heat_panel, panel_size
+from edge_ad.evaluation.pictures import colour_bar, panel_size
 from edge_ad.report.model import Report
 from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.heat import heat_panel
 from edge_ad_runtime.placement import inspected_region, place_map
 from edge_ad_runtime.preprocess import PreprocessSpec, Roi, resize
 from edge_ad_runtime.types import FloatArray, Image
