@@ -8,7 +8,8 @@ takes, and no struct exists whose values do not fit together. Whether the timing
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 from urllib.parse import urlencode
 
@@ -21,6 +22,8 @@ from edge_ad_runtime.line.section import Problem, Section
 from edge_ad_runtime.outputs import Timing, parse_output
 from edge_ad_runtime.outputs.base import MAX_DELAY_MS, MAX_PULSE_MS
 from edge_ad_runtime.preprocess import Roi
+from edge_ad_runtime.sinks import parse_sink
+from edge_ad_runtime.sinks.pictures import PicturesConfig
 from edge_ad_runtime.tracking.picking import PickSettings
 from edge_ad_runtime.tracking.tracker import TrackSettings
 
@@ -42,6 +45,15 @@ Pixels = Annotated[int, Meta(ge=1, le=65_535)]
 Offset = Annotated[int, Meta(ge=0, le=65_535)]
 
 
+def _refused(parse: Callable[[str], object], text: str) -> str | None:
+    """Why a text is not understood."""
+    try:
+        parse(text)
+    except InputError as error:
+        return str(error)
+    return None
+
+
 class CameraSection(Section, frozen=True, kw_only=True):
     """``[camera]``. ``source`` is a camera text (:mod:`edge_ad_runtime.cameras`); then come the camera's settings.
 
@@ -53,14 +65,14 @@ class CameraSection(Section, frozen=True, kw_only=True):
     table: ClassVar[str] = "camera"
 
     source: Text
-    width: Pixels | None = None
-    height: Pixels | None = None
+    width: Annotated[int, Meta(ge=1, le=16_384)] | None = None
+    height: Annotated[int, Meta(ge=1, le=16_384)] | None = None
     fps: Annotated[float, Meta(gt=0, le=1000)] | None = None
-    format: Text | None = None
+    pixel_format: Annotated[str, Meta(pattern="^[A-Za-z0-9]{1,32}$")] | None = None
     rotate: Literal[0, 90, 180, 270] = 0
     flip: Literal["none", "horizontal", "vertical", "both"] = "none"
-    exposure_us: Annotated[float, Meta(gt=0, le=10_000_000)] | None = None
-    gain: Annotated[float, Meta(ge=0, le=1_000_000)] | None = None
+    exposure_us: Annotated[int, Meta(ge=1, le=10_000_000)] | None = None
+    gain: Annotated[float, Meta(ge=-100_000, le=100_000)] | None = None
     white_balance_k: Annotated[int, Meta(ge=1000, le=20_000)] | None = None
     lock: bool = False
     latency_ms: Ms | None = None
@@ -261,10 +273,8 @@ class OutputSection(Section, frozen=True, kw_only=True):
     energise: Literal["reject", "accept"] | None = None
 
     def rules(self) -> Iterator[Problem]:
-        try:
-            parse_output(self.full_url)
-        except InputError as error:
-            yield Problem("url", str(error))
+        if (why := _refused(parse_output, self.full_url)) is not None:
+            yield Problem("url", why)
 
     @property
     def full_url(self) -> str:
@@ -279,6 +289,11 @@ class OutputSection(Section, frozen=True, kw_only=True):
     def timing(self) -> Timing:
         return parse_output(self.full_url).timing
 
+    @property
+    def name(self) -> str:
+        """For people, without credentials."""
+        return parse_output(self.full_url).name
+
 
 class HeartbeatSection(Section, frozen=True, kw_only=True):
     """``[heartbeat]``: the URL of an output that is toggled as long as frames are scored."""
@@ -288,10 +303,8 @@ class HeartbeatSection(Section, frozen=True, kw_only=True):
     url: Text
 
     def rules(self) -> Iterator[Problem]:
-        try:
-            parse_output(self.url)
-        except InputError as error:
-            yield Problem("url", str(error))
+        if (why := _refused(parse_output, self.url)) is not None:
+            yield Problem("url", why)
 
 
 class FailsafeSection(Section, frozen=True, kw_only=True):
@@ -314,19 +327,38 @@ class RecordsSection(Section, frozen=True, kw_only=True):
 
     sinks: tuple[Text, ...] = ()
 
+    def rules(self) -> Iterator[Problem]:
+        refused = (_refused(parse_sink, text) for text in self.sinks)
+        yield from (Problem("sinks", why) for why in refused if why is not None)
+
 
 class PicturesSection(Section, frozen=True, kw_only=True):
-    """``[pictures]``: which parts' pictures are kept in ``folder``, at most ``quota_mb`` (1e6 bytes) of them, the oldest
-    are deleted first. ``every_nth_pass`` keeps one of so many passed parts, 0 none."""
+    """``[pictures]``: which parts' pictures are kept, see :class:`edge_ad_runtime.sinks.pictures.PicturesConfig`."""
 
     table: ClassVar[str] = "pictures"
 
     folder: Text
     quota_mb: Annotated[float, Meta(gt=0, le=1e9)] = 1000.0
+    min_free_mb: Annotated[float, Meta(ge=0, le=1e9)] = 500.0
     rejects: bool = True
     faults: bool = True
     every_nth_pass: Annotated[int, Meta(ge=0, le=1_000_000_000)] = 0
     format: Literal["jpg", "png"] = "jpg"
+    heat_map: bool = False
+
+    @property
+    def config(self) -> PicturesConfig:
+        """For :class:`edge_ad_runtime.sinks.pictures.PictureStore`."""
+        return PicturesConfig(
+            folder=Path(self.folder),
+            quota_mb=self.quota_mb,
+            min_free_mb=self.min_free_mb,
+            rejects=self.rejects,
+            faults=self.faults,
+            every_nth_pass=self.every_nth_pass,
+            format=self.format,
+            heat_map=self.heat_map,
+        )
 
 
 class ThresholdSection(Section, frozen=True, kw_only=True):
@@ -372,7 +404,7 @@ class LineConfig(Section, frozen=True, kw_only=True):
                     if getattr(travel, key) is not None:
                         yield Problem(f"travel.{key}", "needs [trigger]: without one every frame is a part")
         elif travel is None:
-            yield Problem("travel", "is missing: with [trigger], the way from the trigger to the ejector")
+            yield Problem("trigger", "needs [travel], the way from the trigger to the ejector")
         elif travel.min_gap is None:
             key = "min_gap_ms" if travel.mode == "time" else "min_gap_mm"
             yield Problem(
@@ -439,15 +471,19 @@ def _track_settings(line: LineConfig) -> TrackSettings | None:
     )
 
 
-def pick_settings(line: LineConfig) -> PickSettings:
+def pick_settings(line: LineConfig, period_ms: float | None = None) -> PickSettings:
     """Which frame belongs to a part; see :class:`edge_ad_runtime.tracking.picking.PickSettings`.
+
+    Args:
+        line: the line.
+        period_ms: from one frame to the next, where it was measured; None is :attr:`CameraSection.period_ms`.
 
     Where the line does not say: a frame's timestamp is at most one exposure and one read-out after the exposure's
     beginning, both at most a frame period; a part's frame may be the second one; and the camera is waited for as long
     as that takes, and 100 ms more.
     """
     camera = line.camera
-    period = camera.period_ms
+    period = camera.period_ms if period_ms is None else period_ms
     exposure = period if camera.exposure_us is None else camera.exposure_us / 1e3
     latency = exposure + period if camera.latency_ms is None else camera.latency_ms
     within = 2 * period if camera.frame_within_ms is None else camera.frame_within_ms

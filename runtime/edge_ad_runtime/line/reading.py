@@ -30,7 +30,7 @@ from edge_ad_runtime.line.config import (
 )
 from edge_ad_runtime.line.key_lines import KeyPath, key_lines
 from edge_ad_runtime.line.key_names import remedy, unit_name
-from edge_ad_runtime.line.section import Problem, Section, SectionError, value_problem
+from edge_ad_runtime.line.section import Problem, Section, SectionError, expected, value_problem
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -281,7 +281,7 @@ class _Reader:
                 add(key, wrong + _hint(key, item, types[key]))
         for field in msgspec.structs.fields(kind):
             if field.required and field.name not in value:
-                add(field.name, "is missing")
+                add(field.name, f"is missing; it is {expected(msgspec.inspect.type_info(field.type))}")
         if len(self.problems) > before:
             return None
         try:
