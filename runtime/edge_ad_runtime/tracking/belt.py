@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-# Edges kept: the trigger's own time lies a little before its edge is handled, never this many edges.
-_KEPT = 64
+# Edges kept: the trigger's own time lies a little before its edge is handled, never this many edges (0.4 s at 10 kHz).
+_KEPT = 4096
 # Edges over which the speed is taken: few, so that a change of speed is followed at once.
 _SPEED_EDGES = 4
 
@@ -34,7 +34,7 @@ class TimedBelt:
 
 
 class EncodedBelt:
-    """A belt with an encoder: its unit is one count.
+    """A belt with an encoder: its unit is one count, its origin where the encoder was opened.
 
     Between two edges the position is interpolated, after the last one extrapolated with the latest speed, but never
     past the next count, whose edge has not come. So a belt that stops is at most one count further on than thought.
@@ -43,31 +43,57 @@ class EncodedBelt:
     def __init__(self) -> None:
         self._edges: deque[tuple[int, float]] = deque(maxlen=_KEPT)
         self._step = 1.0
+        self._offset = 0.0
+        self._resumed = False
+        self._speed: float | None = 0.0
 
     def edge(self, t_ns: int, count: float) -> None:
         """The encoder reached ``count`` at ``t_ns``; a reading that does not advance is ignored."""
+        count += self._offset
+        if self._resumed:
+            # The time since the edge before it says nothing of the speed.
+            self._resumed = False
+            last = self._edges[-1][1] if self._edges else 0.0
+            self._edges.clear()
+            self._edges.append((t_ns, max(count, last)))
+            self._speed = 0.0
+            return
         if self._edges:
             last_t, last = self._edges[-1]
             if count <= last or t_ns <= last_t:
                 return
             self._step = count - last
+            self._speed = None
         self._edges.append((t_ns, count))
 
-    @property
-    def _speed(self) -> float:
-        """Counts per nanosecond."""
-        if len(self._edges) < 2:
-            return 0.0
-        t1, c1 = self._edges[-1]
-        t0, c0 = self._edges[max(0, len(self._edges) - _SPEED_EDGES)]
-        return (c1 - c0) / (t1 - t0)
+    def resume(self) -> None:
+        """The encoder was opened anew and counts from 0 again; that is where the last edge was."""
+        self._offset = self._edges[-1][1] if self._edges else 0.0
+        self._resumed = True
+
+    def _current_speed(self) -> float:
+        """Counts per nanosecond, over the latest edges at the latest speed: after a stop, or a change of speed to less
+        than half or more than twice, the edges before it say nothing."""
+        if self._speed is not None:
+            return self._speed
+        edges = self._edges
+        newest_t, newest = edges[-1]
+        t0, c0 = edges[-2]
+        pace = (newest_t - t0) / (newest - c0)
+        for index in range(len(edges) - 3, max(-1, len(edges) - 1 - _SPEED_EDGES), -1):
+            t, count = edges[index]
+            if not pace / 2 <= (t0 - t) / (c0 - count) <= 2 * pace:
+                break
+            t0, c0 = t, count
+        self._speed = (newest - c0) / (newest_t - t0)
+        return self._speed
 
     def position(self, t_ns: int) -> float:
         if not self._edges:
             return 0.0
         last_t, last = self._edges[-1]
         if t_ns >= last_t:
-            return last + min((t_ns - last_t) * self._speed, self._step)
+            return last + min((t_ns - last_t) * self._current_speed(), self._step)
         after_t, after = last_t, last
         for t, count in reversed(self._edges):
             if t <= t_ns:
@@ -81,12 +107,14 @@ class EncodedBelt:
         last_t, last = self._edges[-1]
         if position <= last:
             return self._passed(position)
-        speed = self._speed
+        speed = self._current_speed()
         if speed <= 0:
             return None
-        t = last_t + round((position - last) / speed)
-        # The edge before the position is overdue: the belt is slower than it was, by how much is not known yet.
-        return None if t < now_ns and position > last + self._step else t
+        since = now_ns - last_t
+        if since * speed > self._step:
+            # The next edge is overdue, so the belt has become slower: at least by so much.
+            speed = self._step / since
+        return last_t + round((position - last) / speed)
 
     def _passed(self, position: float) -> int:
         after_t, after = self._edges[-1]

@@ -9,15 +9,13 @@ import msgspec
 
 from edge_ad_runtime.verdict import Fault
 
-# Exposure times that are remembered, for parts that are announced late.
-_REMEMBERED = 256
-
 
 class PickSettings(msgspec.Struct, frozen=True):
-    """``delay_ns`` after the trigger the part stands before the camera; a frame must be exposed within ``within_ns``
-    of that, for later the part has gone on. ``latency_ns`` is the longest time from the beginning of an exposure to
-    the frame's own timestamp, so that a frame exposed too early is never taken for one that was not. A camera that is
-    silent for ``patience_ns`` after the part was there gives no frame any more."""
+    """``delay_ns`` after the trigger the part stands before the camera. ``latency_ns`` is the longest time from the
+    beginning of an exposure to the frame's own timestamp, so a frame was exposed at the earliest that long before its
+    timestamp. This earliest time must not be before the part was there, nor more than ``within_ns`` after that; the part
+    has to stay in view for ``within_ns + latency_ns``. A camera that is silent for ``patience_ns`` after the part was
+    there gives no frame any more."""
 
     delay_ns: int
     within_ns: int
@@ -40,7 +38,7 @@ class FramePicker:
     def __init__(self, settings: PickSettings) -> None:
         self._settings = settings
         self._waiting: deque[tuple[int, int]] = deque()
-        self._seen: deque[int] = deque(maxlen=_REMEMBERED)
+        self._seen: int | None = None
 
     def announce(self, part: int, t_trigger_ns: int) -> Miss | None:
         """A part was triggered; parts come in the order of their triggers.
@@ -48,7 +46,7 @@ class FramePicker:
         A part that is announced after its frame has gone by gets none: the next frame would show another place.
         """
         ready = t_trigger_ns + self._settings.delay_ns
-        if self._seen and self._seen[-1] >= ready:
+        if self._seen is not None and self._seen >= ready:
             return Miss(part, Fault.NO_FRAME, "its frame had gone by when the trigger was known")
         self._waiting.append((part, ready))
         return None
@@ -57,7 +55,7 @@ class FramePicker:
         """A frame with the timestamp ``t_ns`` is there: the part that it belongs to, if any, and the parts that
         get none."""
         exposed = t_ns - self._settings.latency_ns
-        self._seen.append(exposed)
+        self._seen = exposed
         takers: list[int] = []
         misses: list[Miss] = []
         while self._waiting and self._waiting[0][1] <= exposed:

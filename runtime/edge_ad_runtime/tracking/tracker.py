@@ -4,9 +4,10 @@ A part is decided on just before its pulse would have to begin. Only a verdict `
 it; everything else, silence included, rejects it, unless the policy says otherwise. So a scorer that is late, stopped
 or dead lets no part through.
 
-Two parts that are closer together than ``min_gap`` cannot be told apart by a pulse. Where one part of such a chain is
-rejected, all parts that follow it in the chain are, and those before it that have not been decided on yet; a part is
-only passed when all that follow it in its chain are known to pass. So no pulse ever strikes a part that was not meant.
+Two parts that are closer together than ``min_gap`` cannot be told apart by a pulse. Where one of them is rejected, the
+other may have been struck, and is told as ``too_close``, even if its own verdict was ``pass``; it gets no pulse of its
+own, for that would strike its other neighbour in turn. Where triggers were lost, or came while the trigger, the encoder or
+the belt was out of order, unknown parts may lie anywhere in a zone of the belt: the whole zone is rejected by a hold.
 """
 
 from __future__ import annotations
@@ -21,17 +22,24 @@ from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.tracking.belt import Belt
 from edge_ad_runtime.verdict import Fault, Verdict
 
+_LOST = "triggers were lost near this part"
+
 
 class TrackSettings(msgspec.Struct, frozen=True, kw_only=True):
     """``travel`` and ``min_gap`` are in the belt's unit (:mod:`edge_ad_runtime.tracking.belt`): the way from the trigger
     to where the pulse begins to act, and the distance below which a pulse for one part may strike the other.
 
     ``lead_ns`` is how long before that the outputs have to be told at the latest, ``reach_ns`` how long after it the last
-    of them acts. A part is decided on ``ahead_ns`` before the outputs have to be told. Triggers nearer than ``debounce_ns`` to the one before are bounces. More than
-    ``max_in_flight`` undecided parts are an overrun. ``pass_missing`` and ``pass_faults`` pass a part without a verdict
-    in time, and one that could not be inspected. ``steady_ns`` is how long a belt without an encoder takes to run at its
-    speed after a stop. Two triggers between which an encoded belt has gone less than ``min_advance`` counts contradict
-    the encoder: it is taken for dead (0: no such check).
+    of them acts. A part is decided on ``ahead_ns`` before the outputs have to be told. Triggers nearer than
+    ``debounce_ns`` to the one before are bounces. More than ``max_in_flight`` undecided parts are an overrun.
+    ``pass_missing`` and ``pass_faults`` pass a part without a verdict in time, and one that could not be inspected.
+    ``steady_ns`` is how long a belt without an encoder takes to run at its speed after a stop. Two triggers between which
+    an encoded belt has gone less than ``min_advance`` counts contradict the encoder: it is taken for dead (0: no such
+    check).
+
+    With an encoder, ``view_from_ns`` and ``view_until_ns`` after its trigger is the time in which a part's frame is
+    exposed; it must then have gone ``view_from`` to ``view_until``, or the frame shows another place (None: no such
+    check, for a camera that sees the part all the way).
     """
 
     travel: float
@@ -45,16 +53,21 @@ class TrackSettings(msgspec.Struct, frozen=True, kw_only=True):
     pass_faults: bool = False
     steady_ns: int = 0
     min_advance: float = 0.0
+    view_from_ns: int = 0
+    view_until_ns: int = 0
+    view_from: float = 0.0
+    view_until: float | None = None
 
     def __post_init__(self) -> None:
-        if self.travel <= self.min_gap:
+        if not 0 < self.min_gap < self.travel:
             raise InputError(
-                "travel must be longer than min_gap: the part behind must be known when a part is decided on"
+                f"travel={self.travel:g}, min_gap={self.min_gap:g}: min_gap must be above 0 and below travel"
             )
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True, tag="settled", omit_defaults=True):
-    """What became of a part, told when it has left the ejector's reach. ``ejected``: a pulse or a hold was meant for it.
+    """What became of a part, told when it has left the ejector's reach. ``ejected``: a pulse or a hold was meant for it,
+    or for something so near (``too_close``, ``lost_trigger``, ``belt_stopped``) that it may have been struck.
     ``due_ns``: when it is, or was, before the ejector."""
 
     part: int
@@ -129,12 +142,14 @@ class _Tracked:
 
 @dataclass
 class _Zone:
-    """Positions of triggers between which unknown parts may lie; ``end`` None while it goes on."""
+    """Positions of triggers between which unknown parts may lie; ``end`` is infinite while it goes on. ``on``: its hold
+    was told to begin, ``over``: to end."""
 
     name: str
     begin: float
     end: float
     on: bool = False
+    over: bool = False
 
 
 class Tracker:
@@ -144,13 +159,16 @@ class Tracker:
         self._settings = settings
         self._belt = belt
         self._next_part = first_part
+        # Decided on later, in view of the camera, and decided on but not yet out of the ejector's reach.
         self._flight: deque[_Tracked] = deque()
+        self._viewed: deque[_Tracked] = deque()
         self._leaving: deque[_Tracked] = deque()
-        self._zones: deque[_Zone] = deque()
+        self._zones: list[_Zone] = []
         self._zone_number = 0
+        self._blind: set[str] = set()
         self._last: tuple[int, float] | None = None
-        # Where the latest part that was rejected, or the end of a hold, was triggered: who is too close behind goes too.
-        self._rejected_at: float | None = None
+        # Where the latest part that left by its own pulse was triggered.
+        self._struck_at = -math.inf
         self._scorer_here = False
         self._stopped = False
         self._steady_from: int | None = None
@@ -173,6 +191,8 @@ class Tracker:
     def trigger(self, t_ns: int, now_ns: int, lost: int = 0) -> tuple[int | None, list[Action]]:
         """A part passed the trigger at ``t_ns``; ``lost`` triggers before it are known to be lost.
 
+        A trigger that is told after a later one counts as lost: its part is rejected unseen.
+
         Returns:
             The part's number if the scorer should inspect it; and what has to be done at once.
         """
@@ -181,14 +201,18 @@ class Tracker:
         counts.lost_triggers += lost
         at = self._belt.position(t_ns)
         if lost:
-            self._open_zone(self._last[1] if self._last is not None else at, at)
+            self._open_zone(at - s.travel if self._last is None else min(self._last[1], at), at)
         if self._last is not None and t_ns - self._last[0] < s.debounce_ns:
-            counts.bounces += 1
+            if self._last[0] - t_ns < s.debounce_ns:
+                counts.bounces += 1
+            else:
+                counts.lost_triggers += 1
+                self._open_zone(at, at)
             return None, []
         actions: list[Action] = []
         contradicted = self._last is not None and at - self._last[1] < s.min_advance
         if contradicted:
-            self._encoder_dead(at, now_ns, actions)
+            self._encoder_dead(at, now_ns, "parts went by while the encoder stood still", actions)
         self._last = (t_ns, at)
         part = _Tracked(self._next_part, t_ns, at)
         self._next_part += 1
@@ -199,6 +223,8 @@ class Tracker:
             part.blame(Fault.ENCODER, "parts went by while the encoder stood still")
         elif len(self._flight) >= s.max_in_flight:
             part.blame(Fault.OVERRUN, f"{len(self._flight)} parts were undecided")
+        elif s.view_until is not None:
+            self._viewed.append(part)
         self._flight.append(part)
         counts.most_in_flight = max(counts.most_in_flight, len(self._flight))
         return (part.part if part.verdict is None else None), actions
@@ -208,43 +234,45 @@ class Tracker:
         at = self._belt.position(now_ns)
         self._open_zone(at - self._settings.travel, at)
 
-    def blind(self, now_ns: int) -> None:
-        """The trigger is out of order: what passes it from now on is rejected unseen."""
-        self._open_zone(self._belt.position(now_ns), math.inf)
+    def blind(self, now_ns: int, since_ns: int | None = None) -> None:
+        """The trigger is out of order, and has been since ``since_ns``: what passes it is rejected unseen."""
+        self._go_blind("trigger", self._belt.position(now_ns if since_ns is None else min(since_ns, now_ns)))
 
     def sighted(self, now_ns: int) -> None:
         """The trigger works again."""
-        if self._zones and self._zones[-1].end == math.inf:
-            self._zones[-1].end = self._belt.position(now_ns)
+        self._see("trigger", now_ns)
 
     def encoder_lost(self, now_ns: int) -> list[Action]:
         """The encoder is out of order: what is on the belt is rejected, and what comes until :meth:`encoder_found`."""
         actions: list[Action] = []
-        self._encoder_dead(math.inf, now_ns, actions)
+        here = self._belt.position(now_ns)
+        self._encoder_dead(here, now_ns, "the encoder is out of order", actions)
+        self._go_blind("encoder", here)
         return actions
 
     def encoder_found(self, now_ns: int) -> None:
         """The encoder works again: the hold ends when the belt has gone the whole way from here."""
-        self.sighted(now_ns)
+        self._see("encoder", now_ns)
 
     def verdict(
         self, part: int, verdict: Verdict, fault: Fault | None = None, detail: str | None = None
     ) -> bool:
         """The scorer's word on a part; returns whether it came in time. The first word counts."""
-        if self._flight and part >= self._flight[0].part:
-            index = part - self._flight[0].part
-            if index < len(self._flight):
-                tracked = self._flight[index]
-                if tracked.verdict is None:
-                    tracked.verdict, tracked.fault, tracked.detail = verdict, fault, detail
-                return True
+        if part >= self._next_part:
             return False
+        if self._flight and part >= self._flight[0].part:
+            tracked = self._flight[part - self._flight[0].part]
+            if tracked.verdict is None:
+                tracked.verdict, tracked.fault, tracked.detail = verdict, fault, detail
+            return True
         self.counts.late_verdicts += 1
         return False
 
     def advance(self, now_ns: int) -> list[Action]:
         """Decide on everything that is due."""
         actions: list[Action] = []
+        while self._viewed and now_ns >= self._viewed[0].t_ns + self._settings.view_until_ns:
+            self._check_view(self._viewed.popleft())
         while self._flight:
             part = self._flight[0]
             due = self._due_time(part.at, now_ns)
@@ -259,18 +287,19 @@ class Tracker:
 
     def next_time(self, now_ns: int) -> int | None:
         """When :meth:`advance` has to be called next if nothing else happens."""
-        times = []
+        times: list[int] = []
+        if self._viewed:
+            times.append(self._viewed[0].t_ns + self._settings.view_until_ns)
         if self._flight and (due := self._due_time(self._flight[0].at, now_ns)) is not None:
             times.append(due - self._early_ns)
         if self._leaving and (out := self._out_time(self._leaving[0], now_ns)) is not None:
             times.append(out)
-        begins = (self._due_time(zone.begin, now_ns) for zone in self._zones if not zone.on)
-        times.extend(begin - self._early_ns for begin in begins if begin is not None)
-        first = self._zones[0] if self._zones else None
-        if first is not None and first.on and not self._near_undecided(first):
-            end = self._due_time(first.end, now_ns)
-            if end is not None:
-                times.append(end + self._settings.reach_ns)
+        for zone in self._zones:
+            if zone.over and self._near_part(zone):
+                continue
+            at = self._due_time(zone.end if zone.on else zone.begin, now_ns)
+            if at is not None:
+                times.append(at if zone.over else at - self._early_ns)
         return min(times, default=None)
 
     def belt_stopped(self, now_ns: int) -> list[Action]:
@@ -278,7 +307,7 @@ class Tracker:
         if self._stopped:
             return []
         self._stopped = True
-        actions: list[Action] = [HoldFrom("belt", now_ns)]
+        actions: list[Action] = [HoldFrom("belt", self._at_once(now_ns))]
         self._condemn_all(now_ns, Fault.BELT, "the belt stopped", actions)
         return actions
 
@@ -288,12 +317,22 @@ class Tracker:
             return []
         s = self._settings
         self._stopped = False
-        self._steady_from = now_ns + s.steady_ns + round(s.min_gap)
-        return [HoldUntil("belt", self._steady_from + round(s.travel))]
+        # What is triggered from here on is where its time says; the hold must not strike what comes behind it.
+        told = now_ns + s.steady_ns + round(s.min_gap)
+        self._steady_from = told + round(s.min_gap)
+        return [HoldUntil("belt", self._hold_end(told + round(s.travel)))]
 
     @property
     def _early_ns(self) -> int:
         return self._settings.lead_ns + self._settings.ahead_ns
+
+    def _at_once(self, now_ns: int) -> int:
+        """A time for which every output would have to act by now."""
+        return now_ns - self._settings.reach_ns
+
+    def _hold_end(self, due_ns: int) -> int:
+        """The end of a hold whose last part is due then: it reaches as far as that part's pulse would."""
+        return due_ns + self._settings.reach_ns - self._settings.lead_ns
 
     def _due_time(self, at: float, now_ns: int) -> int | None:
         """When what was triggered there is before the ejector."""
@@ -302,7 +341,7 @@ class Tracker:
         return self._belt.time_of(at + self._settings.travel, now_ns)
 
     def _out_time(self, part: _Tracked, now_ns: int) -> int | None:
-        """When no pulse for another part reaches this one any more."""
+        """When no pulse for another part reaches this one any more, and those for all that do are decided on."""
         s = self._settings
         out = self._belt.time_of(part.at + s.travel + s.min_gap, now_ns)
         return None if out is None else max(out, part.due_ns + s.reach_ns)
@@ -311,21 +350,29 @@ class Tracker:
         out = self._out_time(part, now_ns)
         return out is not None and now_ns >= out
 
-    def _encoder_dead(self, at: float, now_ns: int, actions: list[Action]) -> None:
+    def _check_view(self, part: _Tracked) -> None:
+        s = self._settings
+        if part.verdict is Verdict.REJECT or part.fault is not None or s.view_until is None:
+            return
+        begin = self._belt.position(part.t_ns + s.view_from_ns) - part.at
+        end = self._belt.position(part.t_ns + s.view_until_ns) - part.at
+        if begin < s.view_from or end > s.view_until:
+            part.blame(Fault.BELT, "the belt was not at its speed when the part was before the camera")
+
+    def _encoder_dead(self, at: float, now_ns: int, detail: str, actions: list[Action]) -> None:
         """Hold until the encoder has shown the whole way from here; what comes meanwhile is within the hold."""
-        self._condemn_all(now_ns, Fault.ENCODER, "parts went by while the encoder stood still", actions)
+        self._condemn_all(now_ns, Fault.ENCODER, detail, actions)
         here = self._belt.position(now_ns)
-        self._open_zone(here - self._settings.travel, at)
-        zone = self._zones[-1]
-        zone.end = max(zone.end, at)
+        zone = self._open_zone(here - self._settings.travel, max(here, at))
         if not zone.on:
             zone.on = True
-            actions.append(HoldFrom(zone.name, now_ns))
+            actions.append(HoldFrom(zone.name, self._at_once(now_ns)))
 
     def _condemn_all(self, now_ns: int, fault: Fault, detail: str, actions: list[Action]) -> None:
         """Every part up to the ejector's end goes, by a hold that has begun: nobody knows where it is."""
         self._leaving.extend(self._flight)
         self._flight.clear()
+        self._viewed.clear()
         for part in self._leaving:
             if not part.ejected:
                 if part.verdict is not Verdict.REJECT and part.fault is None:
@@ -335,7 +382,10 @@ class Tracker:
             self._settle(self._leaving.popleft(), actions)
 
     def _decide(self, part: _Tracked, due_ns: int, actions: list[Action]) -> None:
-        s = self._settings
+        if self._viewed and self._viewed[0] is part:
+            self._viewed.popleft()
+            if part.verdict is Verdict.PASS:
+                part.blame(Fault.BELT, "it was at the ejector before its frame was exposed")
         if part.verdict is None:
             part.blame(
                 *(
@@ -344,16 +394,10 @@ class Tracker:
                     else (Fault.SCORER, "the scorer is gone or silent")
                 )
             )
-        if self._spares(part):
-            if self._zone_near(part.at) is not None:
-                part.blame(Fault.LOST_TRIGGER, "triggers were lost near this part")
-            elif self._rejected_at is not None and part.at - self._rejected_at < s.min_gap:
-                part.blame(Fault.TOO_CLOSE, "the part before it is rejected")
-            elif self._chain_behind_rejects(part):
-                part.blame(Fault.TOO_CLOSE, "a part behind it is not known to pass")
+        if self._spares(part) and any(zone.begin <= part.at <= zone.end for zone in self._zones):
+            part.blame(Fault.LOST_TRIGGER, _LOST)
         part.due_ns, part.ejected = due_ns, not self._spares(part)
         if part.ejected:
-            self._rejected_at = part.at
             actions.append(Eject(due_ns))
 
     def _spares(self, part: _Tracked) -> bool:
@@ -362,24 +406,15 @@ class Tracker:
             return True
         if part.fault in (Fault.NO_VERDICT, Fault.SCORER):
             return self._settings.pass_missing
-        if part.fault in (Fault.TOO_CLOSE, Fault.LOST_TRIGGER, Fault.BELT, Fault.ENCODER):
+        if part.fault in (Fault.LOST_TRIGGER, Fault.BELT, Fault.ENCODER):
             return False
         return part.verdict is Verdict.FAULT and self._settings.pass_faults
 
-    def _chain_behind_rejects(self, head: _Tracked) -> bool:
-        """Whether one of the parts that follow without a gap is not known to go on."""
-        before = head.at
-        for index, part in enumerate(self._flight):
-            if index == 0:
-                continue
-            if part.at - before >= self._settings.min_gap:
-                return False
-            if part.verdict is None or not self._spares(part) or self._zone_near(part.at) is not None:
-                return True
-            before = part.at
-        return False
-
     def _settle(self, part: _Tracked, actions: list[Action]) -> None:
+        if part.ejected:
+            self._struck_at = part.at
+        else:
+            self._look_at_neighbours(part)
         counts = self.counts
         verdict = part.verdict or Verdict.FAULT
         if verdict is Verdict.PASS:
@@ -400,36 +435,69 @@ class Tracker:
             )
         )
 
-    def _open_zone(self, begin: float, end: float) -> None:
-        for part in self._leaving:
-            if not part.ejected and part.at > begin - self._settings.min_gap:
-                part.blame(Fault.LOST_TRIGGER, "triggers were lost near this part")
-                part.ejected = True
-        last = self._zones[-1] if self._zones else None
-        if last is not None and begin - last.end < 2 * self._settings.min_gap:
-            last.end = max(last.end, end)
-            return
-        self._zone_number += 1
-        self._zones.append(_Zone(f"lost-{self._zone_number}", begin, end))
-
-    def _zone_near(self, at: float) -> _Zone | None:
+    def _look_at_neighbours(self, part: _Tracked) -> None:
+        """Whether a pulse or a hold for something near may have struck a part that was to go on."""
         gap = self._settings.min_gap
-        return next((z for z in self._zones if z.begin - gap < at < z.end + gap), None)
+        if any(zone.begin - gap < part.at < zone.end + gap for zone in self._zones):
+            part.blame(Fault.LOST_TRIGGER, _LOST)
+        elif part.at - self._struck_at < gap:
+            part.blame(Fault.TOO_CLOSE, "the part before it was rejected")
+        elif self._struck_behind(part.at + gap):
+            part.blame(Fault.TOO_CLOSE, "the part behind it was rejected")
+        else:
+            return
+        part.ejected = True
+        # No pulse was given for this one, so its own neighbours are safe from it.
+
+    def _struck_behind(self, until: float) -> bool:
+        for behind in self._leaving:
+            if behind.at >= until:
+                return False
+            if behind.ejected:
+                return True
+        return False
+
+    def _go_blind(self, why: str, since: float) -> None:
+        self._blind.add(why)
+        self._open_zone(since, math.inf)
+
+    def _see(self, why: str, now_ns: int) -> None:
+        self._blind.discard(why)
+        if self._blind:
+            return
+        for zone in self._zones:
+            if zone.end == math.inf:
+                zone.end = max(self._belt.position(now_ns), zone.begin)
+
+    def _open_zone(self, begin: float, end: float) -> _Zone:
+        last = self._zones[-1] if self._zones else None
+        near = last is not None and last.begin <= begin < last.end + 2 * self._settings.min_gap
+        if last is not None and near and not last.over:
+            last.end = max(last.end, end)
+            return last
+        self._zone_number += 1
+        zone = _Zone(f"lost-{self._zone_number}", begin, end)
+        self._zones.append(zone)
+        return zone
 
     def _advance_holds(self, now_ns: int, actions: list[Action]) -> None:
+        kept: list[_Zone] = []
         for zone in self._zones:
-            begin = self._due_time(zone.begin, now_ns)
-            if not zone.on and begin is not None and now_ns >= begin - self._early_ns:
-                zone.on = True
-                actions.append(HoldFrom(zone.name, begin))
-        while self._zones and self._zones[0].on:
-            zone = self._zones[0]
-            end = self._due_time(zone.end, now_ns)
-            # The parts near its end must have been decided on before it is forgotten.
-            if end is None or now_ns < end + self._settings.reach_ns or self._near_undecided(zone):
-                return
-            actions.append(HoldUntil(zone.name, end + self._settings.reach_ns))
-            self._zones.popleft()
+            if not zone.on:
+                begin = self._due_time(zone.begin, now_ns)
+                if begin is not None and now_ns >= begin - self._early_ns:
+                    zone.on = True
+                    actions.append(HoldFrom(zone.name, begin))
+            end = self._due_time(zone.end, now_ns) if zone.on else None
+            if end is not None and not zone.over and now_ns >= end - self._early_ns:
+                zone.over = True
+                actions.append(HoldUntil(zone.name, self._hold_end(end)))
+            # Parts near it have to be settled before it is forgotten.
+            if end is None or now_ns < end or self._near_part(zone):
+                kept.append(zone)
+        self._zones = kept
 
-    def _near_undecided(self, zone: _Zone) -> bool:
-        return bool(self._flight) and self._flight[0].at < zone.end + self._settings.min_gap
+    def _near_part(self, zone: _Zone) -> bool:
+        """Whether a part that is near the zone's end, or ahead of it, is on its way."""
+        first = self._leaving[0] if self._leaving else self._flight[0] if self._flight else None
+        return first is not None and first.at < zone.end + self._settings.min_gap
