@@ -1,6 +1,12 @@
 """What tells the guard of the belt: a photo-eye, an encoder, a signal that the belt runs.
 
-Each is a source of events with a file descriptor to wait on. It is read without waiting, in the guard's one loop.
+Each is a source of events with a file descriptor to wait on. It is read without waiting, in the guard's one loop, at
+least every half second.
+
+**An event's time is never before the event.** Where only an interval is known (a polled input, a byte whose time of
+arrival the kernel does not keep), the time is its end. So a frame exposed after a trigger's time shows the part, and a
+part is never further back than thought, only further on, by at most the source's delay. The earliest time would let a
+frame pass for the part's that was exposed before it came.
 """
 
 from __future__ import annotations
@@ -13,7 +19,14 @@ from edge_ad_runtime.errors import EdgeAdError
 
 
 class TriggerError(EdgeAdError, OSError):
-    """A trigger, an encoder or a belt signal cannot be opened or read."""
+    """A trigger, an encoder or a belt signal cannot be opened or read.
+
+    ``since_ns``: what happened after that monotonic time may have gone unseen; None: after the last reading that worked.
+    """
+
+    def __init__(self, text: str, since_ns: int | None = None) -> None:
+        super().__init__(text)
+        self.since_ns = since_ns
 
 
 class Edge(msgspec.Struct, frozen=True):
@@ -25,14 +38,15 @@ class Edge(msgspec.Struct, frozen=True):
 
 
 class Count(msgspec.Struct, frozen=True):
-    """The encoder stood at ``count`` at ``t_ns``, monotonic. It never runs backwards."""
+    """The encoder stood at ``count`` at ``t_ns``, monotonic. It never runs backwards, and stood at 0 when the source was
+    opened."""
 
     t_ns: int
     count: float
 
 
 class Running(msgspec.Struct, frozen=True):
-    """The belt began to run, or stopped, at ``t_ns``, monotonic."""
+    """The belt began to run, or stopped, at ``t_ns``, monotonic. The first one tells the state at the opening."""
 
     t_ns: int
     running: bool
@@ -70,7 +84,7 @@ class SourceConfig(Protocol[Event]):
     def name(self) -> str: ...
 
     def open(self) -> EventSource[Event]:
-        """Open the source.
+        """Open the source. It may wait for a device that does not answer.
 
         Raises:
             TriggerError: the device is missing, busy or not permitted.
