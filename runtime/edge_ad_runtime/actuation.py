@@ -15,6 +15,7 @@ from __future__ import annotations
 import atexit
 import logging
 import threading
+import time
 from collections.abc import Sequence
 
 import msgspec
@@ -52,7 +53,12 @@ class Actuator:
     """Drives one output from its own thread; no method waits for the device except :meth:`close`."""
 
     def __init__(
-        self, config: OutputConfig, clock: Clock | None = None, *, rejects_unwatched: bool = False
+        self,
+        config: OutputConfig,
+        clock: Clock | None = None,
+        *,
+        rejects_unwatched: bool = False,
+        patient: bool = False,
     ) -> None:
         """Open the output and hold it as nobody watches the line yet, until :meth:`release`.
 
@@ -60,6 +66,7 @@ class Actuator:
             config: the output.
             clock: the time.
             rejects_unwatched: whether an output whose ``safe`` is ``auto`` rejects while it is held.
+            patient: an output that cannot be opened is opened until it works, instead of raising.
 
         Raises:
             OutputError, MissingExtra: see :meth:`OutputConfig.open`.
@@ -74,14 +81,23 @@ class Actuator:
         self._plan = PulsePlan(config.timing.min_off_ns)
         self._unserved = 0
         self._held = True
+        self._held_until: int | None = None
         self._closing = False
+        self._told_to_close = False
         self._finished = False
         self._failure: OutputError | None = None
         self._level: bool | None = None
         self._retry_at: int | None = None
         self._backoff = FIRST_RETRY_NS
         self._count = {"pulses": 0, "late": 0, "missed": 0, "cancelled": 0, "errors": 0}
-        self._output: Output | None = config.open()
+        self._trouble: str | None = None
+        self._output: Output | None = None
+        try:
+            self._output = config.open()
+        except EdgeAdError as error:
+            if not patient:
+                raise
+            self._fail(error)
         self._thread = threading.Thread(target=self._run, name=f"actuator {self.name}", daemon=True)
         with self._wakeup:
             self._clock.wake(self._wakeup)
@@ -122,17 +138,30 @@ class Actuator:
 
     def hold_safe(self) -> None:
         """Keep the output as nobody watches the line (the camera or the scorer is away). Pulses are still given."""
-        self._set_held(True)
-
-    def release(self) -> None:
-        """End :meth:`hold_safe`: the output rests inactive between pulses."""
-        self._set_held(False)
-
-    def _set_held(self, held: bool) -> None:
         with self._wakeup:
-            if self._held != held:
-                self._held = held
+            if not self._held:
+                self._held, self._held_until = True, None
                 self._clock.wake(self._wakeup)
+
+    def release(self, from_ns: int | None = None) -> None:
+        """End :meth:`hold_safe` when what comes before the ejector at ``from_ns`` is there (None: at once), for what is
+        ahead of that passed unwatched. The output then rests inactive between pulses."""
+        with self._wakeup:
+            if self._held:
+                self._held = False
+                timing = self._timing
+                self._held_until = None if from_ns is None else from_ns + timing.delay_ns - timing.lead_ns
+                self._clock.wake(self._wakeup)
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with the output; None while it takes its commands."""
+        return self._trouble
+
+    @property
+    def dead(self) -> bool:
+        """Whether the worker ended without being told to: a fault of this program."""
+        return self._finished and not self._told_to_close
 
     @property
     def busy(self) -> bool:
@@ -148,17 +177,22 @@ class Actuator:
             count["missed"] += self._plan.missed
             return ActuatorStats(name=self.name, **count)
 
-    def close(self) -> None:
-        """Drop the pulses that have not begun, bring the output into its safe state and release it.
-
-        Raises:
-            OutputError: the output could not be brought into its safe state.
-        """
+    def begin_close(self) -> None:
+        """Begin what :meth:`close` does, without waiting: one stuck output must not keep the others from being safe."""
         with self._wakeup:
+            self._told_to_close = True
             if not self._closing:
                 self._closing = True
                 self._clock.wake(self._wakeup)
-        self._thread.join(CLOSE_PATIENCE_S)
+
+    def close(self, patience_s: float = CLOSE_PATIENCE_S) -> None:
+        """Drop the pulses that have not begun, bring the output into its safe state and release it.
+
+        Raises:
+            OutputError: the output could not be brought into its safe state within ``patience_s``.
+        """
+        self.begin_close()
+        self._thread.join(max(patience_s, 0.0))
         if self._thread.is_alive():
             raise OutputError(
                 f"{self.name}: is stuck in a command; its safe state ({self._timing.safe}) is not certain"
@@ -183,7 +217,7 @@ class Actuator:
             self._clock.leave(self._wakeup)
 
     def _step(self) -> None:
-        """Do what is due, or wait for it; the lock is held, but not while the device is commanded."""
+        """Do what is due, or wait for it; the lock is held, but not while the device is commanded or closed."""
         now = self._clock.now_ns()
         waiting = self._plan.waiting + self._plan.missed
         planned = self._plan.level(now)
@@ -192,18 +226,27 @@ class Actuator:
         if not planned:
             self._count["missed"] += self._unserved
             self._unserved = 0
-        wanted = planned or (self._held and self._held_level)
+        if self._held_until is not None and now >= self._held_until:
+            self._held_until = None
+        held = (self._held or self._held_until is not None) and self._held_level
+        wanted = planned or held
         may_try = self._retry_at is None or now >= self._retry_at
         if wanted != self._level and may_try:
             self._wakeup.release()
             try:
                 failure = self._command(wanted)
+                if failure is None:
+                    self._succeed()
+                else:
+                    self._fail(failure)
+                    # A serial port may take half a minute to close.
+                    self._drop_output()
             finally:
                 self._wakeup.acquire()
-            self._note(wanted, failure)
+            self._note(wanted, failure is None)
             return
-        edges = [t for t in (self._plan.next_edge(now), self._retry_at) if t is not None]
-        self._clock.wait(self._wakeup, min(edges, default=None))
+        times = (self._plan.next_edge(now), self._retry_at, self._held_until)
+        self._clock.wait(self._wakeup, min((t for t in times if t is not None), default=None))
 
     def _command(self, level: bool) -> EdgeAdError | None:
         """Set the level, opening the output first where needed; what went wrong is returned."""
@@ -217,18 +260,14 @@ class Actuator:
             return OutputError(f"{self.name}: {type(error).__name__}: {error}")
         return None
 
-    def _note(self, level: bool, failure: EdgeAdError | None) -> None:
-        if failure is None:
-            if self._retry_at is not None:
-                _log.warning("%s: works again", self.name)
-            self._level, self._retry_at, self._backoff = level, None, FIRST_RETRY_NS
-            if level:
-                self._unserved = 0
-            return
+    def _succeed(self) -> None:
+        if self._retry_at is not None:
+            _log.warning("%s: works again", self.name)
+        self._trouble, self._retry_at, self._backoff = None, None, FIRST_RETRY_NS
+
+    def _fail(self, failure: EdgeAdError) -> None:
         self._count["errors"] += 1
-        self._drop_output()
-        # After a failed command the state is unknown, so whatever is wanted is commanded anew.
-        self._level = None
+        self._trouble = str(failure)
         if self._retry_at is None:
             _log.warning("%s (is reopened until it works)", failure)
             # The first attempt follows at once: a board that was plugged in again costs no pulse.
@@ -236,6 +275,12 @@ class Actuator:
         else:
             self._retry_at = self._clock.now_ns() + self._backoff
             self._backoff = min(2 * self._backoff, LAST_RETRY_NS)
+
+    def _note(self, level: bool, done: bool) -> None:
+        # After a failed command the state is unknown, so whatever is wanted is commanded anew.
+        self._level = level if done else None
+        if done and level:
+            self._unserved = 0
 
     def _drop_output(self) -> None:
         output, self._output = self._output, None
@@ -265,18 +310,46 @@ class Actuator:
 
 
 def open_actuators(
-    configs: Sequence[OutputConfig], clock: Clock | None = None, *, rejects_unwatched: bool = False
+    configs: Sequence[OutputConfig],
+    clock: Clock | None = None,
+    *,
+    rejects_unwatched: bool = False,
+    patient: bool = False,
 ) -> list[Actuator]:
-    """Open all outputs, or none of them.
+    """Open all outputs, or none of them; the arguments are those of :class:`Actuator`.
 
     Raises:
         OutputError, MissingExtra: an output cannot be opened; those opened before are closed again.
     """
     opened: list[Actuator] = []
     try:
-        opened.extend(Actuator(config, clock, rejects_unwatched=rejects_unwatched) for config in configs)
+        opened.extend(
+            Actuator(config, clock, rejects_unwatched=rejects_unwatched, patient=patient)
+            for config in configs
+        )
     except BaseException:
-        for actuator in opened:
-            actuator._close_at_exit()
+        if failures := close_actuators(opened):
+            _log.error("%s", failures)
         raise
     return opened
+
+
+def close_actuators(actuators: Sequence[Actuator]) -> str | None:
+    """Bring all outputs into their safe states at the same time, within five seconds.
+
+    Returns:
+        What went wrong, if anything did.
+    """
+    for actuator in actuators:
+        actuator.begin_close()
+    until = time.monotonic() + CLOSE_PATIENCE_S
+    failures = (_failure_of_close(actuator, until - time.monotonic()) for actuator in actuators)
+    return "; ".join(failure for failure in failures if failure is not None) or None
+
+
+def _failure_of_close(actuator: Actuator, patience_s: float) -> str | None:
+    try:
+        actuator.close(patience_s)
+    except OutputError as error:
+        return str(error)
+    return None

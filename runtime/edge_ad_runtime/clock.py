@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
 import threading
 import time
 from typing import Protocol
+
+# FD_SETSIZE of man 2 select.
+_SELECTABLE = 1024
 
 
 class Clock(Protocol):
@@ -31,7 +37,16 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The real clock, ``time.monotonic_ns``."""
+    """The real clock, ``time.monotonic_ns``.
+
+    A timed wait is one of the kernel's, on the same clock. The timeouts of Python's own locks follow the wall clock
+    before Python 3.11 and wherever it was built for a C library older than 2.30: a wall clock that is set back by an
+    hour would make a pulse an hour late.
+    """
+
+    def __init__(self) -> None:
+        # A file descriptor for each worker that has waited for a time; used and closed with the condition's lock held.
+        self._bells: dict[threading.Condition, int] = {}
 
     def now_ns(self) -> int:
         return time.monotonic_ns()
@@ -39,14 +54,42 @@ class MonotonicClock:
     def wait(self, condition: threading.Condition, until_ns: int | None) -> None:
         if until_ns is None:
             condition.wait()
-        elif (left := until_ns - time.monotonic_ns()) > 0:
-            condition.wait(left / 1e9)
+            return
+        left = until_ns - time.monotonic_ns()
+        if left <= 0:
+            return
+        bell = self._bells.get(condition)
+        if bell is None:
+            bell = self._bells[condition] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        condition.release()
+        try:
+            _wait_readable(bell, left)
+        finally:
+            condition.acquire()
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(bell)
 
     def wake(self, condition: threading.Condition) -> None:
         condition.notify_all()
+        bell = self._bells.get(condition)
+        if bell is not None:
+            os.eventfd_write(bell, 1)
 
     def leave(self, condition: threading.Condition) -> None:
-        pass
+        with condition:
+            bell = self._bells.pop(condition, None)
+            if bell is not None:
+                os.close(bell)
+
+
+def _wait_readable(descriptor: int, ns: int) -> None:
+    if descriptor < _SELECTABLE:
+        select.select([descriptor], [], [], ns / 1e9)
+        return
+    # To the millisecond only, but for any descriptor.
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    poll.poll(ns / 1e6)
 
 
 class VirtualClock:

@@ -7,20 +7,23 @@ scorer without ever waiting for one of them; each output has a thread of its own
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
 import socket
+import struct
+import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
 import msgspec
 
-from edge_ad_runtime.actuation import Actuator, open_actuators
+from edge_ad_runtime.actuation import close_actuators, open_actuators
 from edge_ad_runtime.clock import Clock, MonotonicClock
-from edge_ad_runtime.errors import OutputError
+from edge_ad_runtime.errors import EdgeAdError, OutputError
 from edge_ad_runtime.guard.config import GuardConfig
 from edge_ad_runtime.guard.messages import (
     MAX_PACKET,
@@ -34,22 +37,43 @@ from edge_ad_runtime.guard.messages import (
     Notice,
     PartSeen,
     PartVerdict,
+    Ping,
+    Pong,
     Refused,
     Report,
     SoftTrigger,
     ToGuard,
     Welcome,
+    sendable,
 )
 from edge_ad_runtime.outputs.base import OutputConfig
 from edge_ad_runtime.tracking.belt import EncodedBelt, TimedBelt
 from edge_ad_runtime.tracking.free import FreeRun
 from edge_ad_runtime.tracking.tracker import Action, Eject, HoldFrom, HoldUntil, Settled, Tracker
-from edge_ad_runtime.triggers.base import Count, Edge, Event, EventSource, Running, SourceConfig
+from edge_ad_runtime.triggers.base import (
+    Count,
+    Edge,
+    Event,
+    EventSource,
+    Running,
+    SourceConfig,
+    TriggerError,
+)
 
 _log = logging.getLogger(__name__)
 
 # Records kept for a scorer that is away.
 BACKLOG = 10_000
+# Parts that the scorer is still to be told of while it does not read; more than that have long been decided on.
+_UNTOLD = 1_000
+# Packets read, and records sent, before the deadlines are looked at again.
+_AT_ONCE = 32
+# A connection that has not said hello by then is closed, and there may be so many of them.
+GREETING_PATIENCE_NS = 3_000_000_000
+_GUESTS = 8
+# After SIGTERM, without a scorer, parts on their way are still rejected for this long; systemd waits for 90 s.
+TERM_DRAIN_NS = 60_000_000_000
+_LAST_WORD_S = 1.0
 FIRST_RETRY_NS = 100_000_000
 LAST_RETRY_NS = 5_000_000_000
 _LONGEST_SLEEP_S = 0.5
@@ -69,52 +93,106 @@ class GuardParts:
 
 
 class _Watched(Generic[Event]):
-    """A source that is opened again when it fails."""
+    """A source that is opened again when it fails. That may take long, so a thread does it."""
 
-    def __init__(self, config: SourceConfig[Event], selector: selectors.BaseSelector) -> None:
+    def __init__(
+        self,
+        config: SourceConfig[Event],
+        selector: selectors.BaseSelector,
+        wake: Callable[[], None],
+        now_ns: int,
+        patient: bool,
+    ) -> None:
         self.name = config.name
         self._config: SourceConfig[Event] = config
         self._selector = selector
+        self._wake = wake
         self._backoff = FIRST_RETRY_NS
+        self._closed = False
+        self._opener: threading.Thread | None = None
+        self._found: EventSource[Event] | None = None
         self.retry_at: int | None = None
-        self.source: EventSource[Event] | None = config.open()
-        selector.register(self.source, selectors.EVENT_READ, self)
-
-    def read(self, now_ns: int) -> tuple[list[Event], str | None]:
-        """The events, and what went wrong if the source has just failed."""
-        if self.source is None:
-            return [], None
+        self.worked_ns = now_ns
+        self._failure: TriggerError | None = None
+        self.source: EventSource[Event] | None = None
         try:
-            return self.source.read(), None
+            self.source = config.open()
+            selector.register(self.source, selectors.EVENT_READ, self)
+        except EdgeAdError as error:
+            if not patient:
+                raise
+            self._failure = TriggerError(str(error), now_ns)
+
+    def read(self, now_ns: int) -> tuple[list[Event], TriggerError | None]:
+        """The events, and what went wrong if the source has just failed; its ``since_ns`` is set."""
+        if self.source is None:
+            failure, self._failure = self._failure, None
+            if failure is not None:
+                self.retry_at = now_ns + self._backoff
+            return [], failure
+        try:
+            events = self.source.read()
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the guard goes on
-            self._drop()
+            since = error.since_ns if isinstance(error, TriggerError) else None
+            self._leave()
             self.retry_at = now_ns + self._backoff
-            return [], str(error) or type(error).__name__
+            text = str(error) or type(error).__name__
+            return [], TriggerError(text, min(now_ns, self.worked_ns if since is None else since))
+        self.worked_ns = now_ns
+        return events, None
 
     def retry(self, now_ns: int) -> bool:
         """Open the source again where that is due; returns whether it works again."""
-        if self.retry_at is None or now_ns < self.retry_at:
-            return False
+        if self._opener is not None:
+            return not self._opener.is_alive() and self._opened(now_ns)
+        if self.retry_at is not None and now_ns >= self.retry_at:
+            self.retry_at = None
+            self._opener = threading.Thread(target=self._open, name=f"opens {self.name}", daemon=True)
+            self._opener.start()
+        return False
+
+    def _open(self) -> None:
         try:
-            self.source = self._config.open()
+            self._found = self._config.open()
         except Exception as error:  # noqa: BLE001 - as above
             _log.debug("%s: %s", self.name, error)
-            self._backoff = min(2 * self._backoff, LAST_RETRY_NS)
-            self.retry_at = now_ns + self._backoff
-            return False
-        self._selector.register(self.source, selectors.EVENT_READ, self)
-        self._backoff, self.retry_at = FIRST_RETRY_NS, None
-        return True
+        if self._closed and self._found is not None:
+            _close_source(self._found)
+        self._wake()
 
-    def _drop(self) -> None:
+    def _opened(self, now_ns: int) -> bool:
+        self._opener, source, self._found = None, self._found, None
+        if source is not None:
+            try:
+                self._selector.register(source, selectors.EVENT_READ, self)
+            except Exception as error:  # noqa: BLE001 - as above
+                _log.debug("%s: %s", self.name, error)
+                _close_source(source)
+            else:
+                self.source, self.worked_ns, self._backoff = source, now_ns, FIRST_RETRY_NS
+                return True
+        self._backoff = min(2 * self._backoff, LAST_RETRY_NS)
+        self.retry_at = now_ns + self._backoff
+        return False
+
+    def _leave(self) -> None:
         source, self.source = self.source, None
         if source is not None:
-            self._selector.unregister(source)
-            source.close()
+            with contextlib.suppress(KeyError, ValueError, OSError):
+                self._selector.unregister(source)
+            _close_source(source)
 
     def close(self) -> None:
-        self._drop()
+        self._closed = True
+        self._leave()
         self.retry_at = None
+
+
+def _close_source(source: EventSource[Event]) -> None:
+    try:
+        source.close()
+    except Exception as error:  # noqa: BLE001 - it is given up anyway
+        _log.debug("%s: %s", source.name, error)
 
 
 class Guard:
@@ -128,6 +206,9 @@ class Guard:
         listener: socket.socket | None = None,
         scorer: socket.socket | None = None,
         clock: Clock | None = None,
+        first_part: int = 1,
+        patient: bool = False,
+        realtime: bool = False,
     ) -> None:
         """Open the outputs, then the sources.
 
@@ -137,24 +218,38 @@ class Guard:
             listener: a listening local packet socket, at which scorers come and go.
             scorer: a connected one; the guard finishes when it is closed and there is no ``listener``.
             clock: the time.
+            first_part: the first part's number. After a guard's death higher than all that a scorer was told, so that a
+                verdict on an old part is not taken for one on a new part.
+            patient: what cannot be opened is opened until it works, instead of raising.
+            realtime: what to tell the scorer of this process's priority.
 
         Raises:
             OutputError, TriggerError, MissingExtra: a device cannot be opened; those opened are closed again.
         """
         self._config = config
         self._clock = clock or MonotonicClock()
+        self._patient, self._realtime = patient, realtime
         self._selector = selectors.DefaultSelector()
+        # Wakes the loop: a byte of a signal or of a thread.
+        self._bell, self.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        # Taken again by a signal handler that interrupts its holder.
+        self._ringing = threading.RLock()
+        self._selector.register(self._bell, selectors.EVENT_READ)
         self._encoder_belt = EncodedBelt() if parts.encoder is not None else None
+        # An encoder that was opened again counts from nought.
+        self._encoder_base = self._encoder_count = 0.0
         belt = self._encoder_belt or TimedBelt()
-        self._tracker = Tracker(config.track, belt) if config.track is not None else None
+        self._tracker = Tracker(config.track, belt, first_part) if config.track is not None else None
         self._free = FreeRun(config.travel_ns, config.pass_faults)
         configs = [*parts.outputs, *([parts.heartbeat] if parts.heartbeat is not None else [])]
-        actuators = open_actuators(configs, clock, rejects_unwatched=config.track is None)
+        self._actuators = actuators = open_actuators(
+            configs, clock, rejects_unwatched=config.track is None, patient=patient
+        )
         self._outputs = actuators[: len(parts.outputs)]
         self._heartbeat = actuators[-1] if parts.heartbeat is not None else None
         if self._heartbeat is not None:
             self._heartbeat.release()
-        self._actuators = actuators
+        self._troubles: dict[str, str] = {}
         self._sources: list[_Watched[Edge] | _Watched[Count] | _Watched[Running]] = []
         try:
             self._encoder = self._watch_source(parts.encoder)
@@ -163,7 +258,9 @@ class Guard:
         except BaseException:
             for source in self._sources:
                 source.close()
-            self._close_outputs()
+            if failures := close_actuators(actuators):
+                _log.error("%s", failures)
+            self._close_loop()
             raise
         self._listener = listener
         if listener is not None:
@@ -171,8 +268,10 @@ class Guard:
             self._selector.register(listener, selectors.EVENT_READ)
         self._decoder = msgspec.msgpack.Decoder(ToGuard)
         self._encode = msgspec.msgpack.Encoder().encode
+        self._guests: dict[socket.socket, int] = {}
         self._scorer: socket.socket | None = None
-        self._greeted = False
+        self._writing = False
+        self._untold: deque[PartSeen] = deque(maxlen=_UNTOLD)
         self._backlog: deque[Settled] = deque(maxlen=BACKLOG)
         self._heard_ns = self._clock.now_ns()
         self._camera = False
@@ -181,17 +280,18 @@ class Guard:
         self._beat_ns = 0
         self._beat = False
         self._finish_at: int | None = None
+        self._terminated = False
         self._ended = False
         self.unsafe: str | None = None
         if scorer is not None:
-            self._adopt(scorer)
+            self._admit(scorer)
         if self._tracker is not None and config.reject_unknown:
             self._tracker.begin(self._clock.now_ns())
 
     def _watch_source(self, config: SourceConfig[Event] | None) -> _Watched[Event] | None:
         if config is None:
             return None
-        watched = _Watched(config, self._selector)
+        watched = _Watched(config, self._selector, self._ring, self._clock.now_ns(), self._patient)
         self._sources.append(watched)
         return watched
 
@@ -207,23 +307,47 @@ class Guard:
         """As :class:`edge_ad_runtime.guard.messages.Finish`; also from a signal handler. The shortest time counts."""
         at = self._clock.now_ns() + drain_ns
         self._finish_at = at if self._finish_at is None else min(at, self._finish_at)
+        self._ring()
+
+    def terminate(self) -> None:
+        """End, as asked by a signal: with a scorer, when that ends, for it was very likely asked as well; without one,
+        when the parts on their way have been rejected. Asked a second time, at once."""
+        if self._terminated:
+            self.finish(0)
+        self._terminated = True
+        self._ring()
+
+    def _ring(self) -> None:
+        with self._ringing, contextlib.suppress(BlockingIOError):
+            if self.bell >= 0:
+                os.write(self.bell, b"\0")
 
     def _turn(self) -> None:
-        ready = {key.fileobj for key, _ in self._selector.select(self._sleep_s())}
+        ready = {key.fileobj: mask for key, mask in self._selector.select(self._sleep_s())}
         now = self._clock.now_ns()
+        if self._bell in ready:
+            os.read(self._bell, 4096)
         # The encoder first: the position of a trigger is taken from it.
         self._read_encoder(now)
         self._read_belt(now)
         self._read_trigger(now)
         self._retry_sources(now)
-        if self._listener in ready:
-            self._accept()
-        if self._scorer is not None and self._scorer in ready:
+        # The scorer before its successor: that it has hung up must be known first.
+        if self._scorer is not None and ready.get(self._scorer, 0) & selectors.EVENT_READ:
             self._hear()
+        if self._listener is not None and self._listener in ready:
+            self._accept()
+        for guest in [guest for guest in self._guests if guest in ready]:
+            self._meet(guest)
         now = self._clock.now_ns()
+        self._dismiss(now)
         self._watch(now)
+        self._watch_outputs()
         if self._tracker is not None:
             self._apply(self._tracker.advance(now))
+        self._tell_rest()
+        if self._terminated and self._finish_at is None and not self._here:
+            self.finish(TERM_DRAIN_NS)
         if self._finish_at is not None and (now >= self._finish_at or not self._busy):
             self._ended = True
 
@@ -235,6 +359,7 @@ class Guard:
     def _sleep_s(self) -> float:
         now = self._clock.now_ns()
         times: list[int | None] = [source.retry_at for source in self._sources]
+        times.extend(self._guests.values())
         if self._tracker is not None:
             times.append(self._tracker.next_time(now))
         if self._here:
@@ -250,7 +375,8 @@ class Guard:
             return
         edges, failure = self._encoder.read(now_ns)
         for edge in edges:
-            self._encoder_belt.edge(edge.t_ns, edge.count)
+            self._encoder_count = self._encoder_base + edge.count
+            self._encoder_belt.edge(edge.t_ns, self._encoder_count)
         if failure is not None:
             self._notice(f"{failure}; everything is rejected until the encoder works again")
             self._apply(self._tracker.encoder_lost(now_ns))
@@ -269,14 +395,16 @@ class Guard:
             self._apply(self._tracker.belt_stopped(now_ns))
 
     def _read_trigger(self, now_ns: int) -> None:
-        if self._trigger is None or self._tracker is None or self._finish_at is not None:
+        if self._trigger is None or self._tracker is None:
             return
         edges, failure = self._trigger.read(now_ns)
+        if self._finish_at is not None:
+            return
         for edge in edges:
             self._on_trigger(min(edge.t_ns, now_ns), now_ns, edge.lost)
         if failure is not None:
             self._notice(f"{failure}; what passes the trigger is rejected unseen until it works again")
-            self._tracker.blind(now_ns)
+            self._tracker.blind(now_ns if failure.since_ns is None else failure.since_ns)
 
     def _on_trigger(self, t_ns: int, now_ns: int, lost: int = 0) -> None:
         if self._tracker is None:
@@ -284,7 +412,8 @@ class Guard:
         part, actions = self._tracker.trigger(t_ns, now_ns, lost)
         self._apply(actions)
         if part is not None:
-            self._tell(PartSeen(part, t_ns))
+            self._untold.append(PartSeen(part, t_ns))
+            self._tell_rest()
 
     def _retry_sources(self, now_ns: int) -> None:
         for source in self._sources:
@@ -293,6 +422,7 @@ class Guard:
                 if self._tracker is not None and source is self._trigger:
                     self._tracker.sighted(now_ns)
                 elif self._tracker is not None and source is self._encoder:
+                    self._encoder_base = self._encoder_count
                     self._tracker.encoder_found(now_ns)
 
     def _apply(self, actions: Iterable[Action]) -> None:
@@ -307,29 +437,43 @@ class Guard:
                     output.hold_from(action.name, action.at_ns)
                 elif isinstance(action, HoldUntil):
                     output.hold_until(action.name, action.at_ns)
-        self._tell_backlog()
 
     def _watch(self, now_ns: int) -> None:
         """Notice a scorer that is gone or silent, and one that is back; at the end it has nothing more to say."""
         if self._finish_at is not None:
             return
         silent = now_ns - self._heard_ns > self._config.silence_ns
-        here = self._greeted and not silent
+        here = self._scorer is not None and not silent
         if here and not self._here and self._losses:
             self._notice("the scorer is back")
         if self._here and not here:
             self._losses += 1
-            how = "is silent" if self._greeted else "is gone"
+            how = "is silent" if self._scorer is not None else "is gone"
             self._notice(f"the scorer {how}; no part passes without its verdict")
         changed, self._here = here is not self._here, here
         if changed and self._tracker is not None:
             self._tracker.scorer(here)
         watched = here and self._camera
+        # Without a trigger, what is between the camera and the ejector now passed the camera unwatched.
+        watched_from = now_ns + self._config.travel_ns if self._tracker is None else None
         for output in self._outputs:
             if watched:
-                output.release()
+                output.release(watched_from)
             else:
                 output.hold_safe()
+
+    def _watch_outputs(self) -> None:
+        """Say which output does not take its commands: what it should have rejected goes on."""
+        for output in self._actuators:
+            if output.dead:
+                # Nothing here can mend it, but a new guard will.
+                raise OutputError(f"{output.name}: its thread has ended")
+            trouble = output.trouble
+            if trouble is not None and output.name not in self._troubles:
+                self._troubles[output.name] = trouble
+                self._notice(f"{trouble}; nothing is rejected there until it works again")
+            elif trouble is None and self._troubles.pop(output.name, None) is not None:
+                self._notice(f"{output.name}: works again")
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -338,21 +482,61 @@ class Guard:
             connection, _ = self._listener.accept()
         except OSError:
             return
-        if self._scorer is not None:
-            connection.setblocking(False)
-            self._send(connection, Refused("the line is already run by another process"))
-            connection.close()
-            return
-        self._adopt(connection)
+        if len(self._guests) >= _GUESTS:
+            self._part_with(next(iter(self._guests)))
+        self._admit(connection)
 
-    def _adopt(self, connection: socket.socket) -> None:
+    def _admit(self, connection: socket.socket) -> None:
+        """A connection is a guest until it has said hello, so that one that says nothing keeps no scorer away."""
         connection.setblocking(False)
-        self._scorer = connection
-        self._greeted = False
+        self._guests[connection] = self._clock.now_ns() + GREETING_PATIENCE_NS
         self._selector.register(connection, selectors.EVENT_READ)
 
+    def _meet(self, guest: socket.socket) -> None:
+        try:
+            message = self._decoder.decode(guest.recv(MAX_PACKET))
+        except BlockingIOError:
+            return
+        except (OSError, msgspec.DecodeError):
+            self._part_with(guest)
+            return
+        refusal = None
+        if not isinstance(message, Hello):
+            refusal = "a scorer says hello first"
+        elif message.protocol != PROTOCOL:
+            refusal = (
+                f"it speaks protocol {PROTOCOL}, this program {message.protocol}; one of them is of another version: "
+                f"end the guard with 'kill {os.getpid()}' and start again"
+            )
+        elif self._scorer is not None:
+            refusal = f"the line is already run by process {_peer(self._scorer)}"
+            if not self._here:
+                refusal += ", which is silent; end that first"
+        if refusal is not None:
+            self._send(guest, Refused(refusal))
+            self._part_with(guest)
+            return
+        del self._guests[guest]
+        self._scorer = guest
+        self._heard_ns = self._clock.now_ns()
+        self._send(guest, Welcome(PROTOCOL, os.getpid(), self._config.digest, self._realtime))
+
+    def _part_with(self, guest: socket.socket) -> None:
+        del self._guests[guest]
+        self._selector.unregister(guest)
+        guest.close()
+        if self._listener is None:
+            self.finish(0)
+
+    def _dismiss(self, now_ns: int) -> None:
+        for guest in [guest for guest, until in self._guests.items() if now_ns >= until]:
+            self._part_with(guest)
+
     def _hear(self) -> None:
-        while self._scorer is not None:
+        # No more at once than that: a scorer that talks without a pause must not keep the guard from its deadlines.
+        for _ in range(_AT_ONCE):
+            if self._scorer is None:
+                return
             try:
                 packet = self._scorer.recv(MAX_PACKET)
             except BlockingIOError:
@@ -372,7 +556,8 @@ class Guard:
 
     def _hang_up(self) -> None:
         connection, self._scorer = self._scorer, None
-        self._greeted = self._camera = False
+        self._camera = self._writing = False
+        self._untold.clear()
         if connection is not None:
             self._selector.unregister(connection)
             connection.close()
@@ -381,22 +566,16 @@ class Guard:
 
     def _heed(self, message: ToGuard) -> None:
         now = self._clock.now_ns()
-        if isinstance(message, Hello):
-            if message.protocol != PROTOCOL:
-                self._tell(Refused(f"the guard speaks protocol {PROTOCOL}, the scorer {message.protocol}"))
-                self._hang_up()
-                return
-            self._greeted, self._heard_ns = True, now
-            self._tell(Welcome(PROTOCOL, os.getpid(), self._config.digest))
-            self._tell_backlog()
-        elif isinstance(message, Finish):
+        if isinstance(message, Finish):
             self.finish(message.drain_ns)
         elif isinstance(message, Ask):
             self._tell(self.report())
+        elif isinstance(message, Ping):
+            self._tell(Pong())
         elif isinstance(message, SoftTrigger):
             if self._finish_at is None:
                 self._on_trigger(min(message.t_ns, now), now)
-        else:
+        elif not isinstance(message, Hello):
             self._heard_ns = now
             self._on_sign(message, now)
 
@@ -442,15 +621,28 @@ class Guard:
 
     def _notice(self, text: str) -> None:
         _log.warning("%s", text)
-        self._tell(Notice(text))
+        self._tell(Notice(sendable(text)))
 
-    def _tell_backlog(self) -> None:
-        while self._greeted and self._backlog and self._tell(self._backlog[0]):
-            self._backlog.popleft()
+    def _tell_rest(self) -> None:
+        """Tell of new parts, then of settled ones, as far as the scorer reads; the rest when it has read."""
+        if self._scorer is None:
+            return
+        while self._untold and self._tell(self._untold[0]):
+            self._untold.popleft()
+        if not self._untold:
+            for _ in range(_AT_ONCE):
+                if not self._backlog or not self._tell(self._backlog[0]):
+                    break
+                self._backlog.popleft()
+        writing = bool(self._untold or self._backlog)
+        if writing is not self._writing:
+            self._writing = writing
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if writing else 0)
+            self._selector.modify(self._scorer, events)
 
     def _tell(self, message: FromGuard) -> bool:
         """Send without waiting; a scorer that does not read is silent, and its parts are rejected."""
-        return self._scorer is not None and self._greeted and self._send(self._scorer, message)
+        return self._scorer is not None and self._send(self._scorer, message)
 
     def _send(self, connection: socket.socket, message: FromGuard) -> bool:
         try:
@@ -459,26 +651,35 @@ class Guard:
             return False
         return True
 
-    def _close_outputs(self) -> str | None:
-        """Bring all outputs into their safe states; what went wrong, if anything did."""
-        failures = [failure for actuator in self._actuators if (failure := _close(actuator)) is not None]
-        return "; ".join(failures) or None
-
     def _shut(self) -> None:
-        self.unsafe = unsafe = self._close_outputs()
+        # A scorer that comes now finds nobody and starts a new guard, which waits for the end of this one.
+        if self._listener is not None:
+            self._listener.close()
+        for guest in self._guests:
+            guest.close()
+        self.unsafe = unsafe = close_actuators(self._actuators)
         if unsafe is not None:
             _log.error("%s", unsafe)
         for source in self._sources:
             source.close()
-        self._tell(self.report(final=True, unsafe=unsafe))
         if self._scorer is not None:
+            with contextlib.suppress(OSError):
+                self._scorer.settimeout(_LAST_WORD_S)
+            while self._backlog and self._tell(self._backlog[0]):
+                self._backlog.popleft()
+            self._tell(self.report(final=True, unsafe=None if unsafe is None else sendable(unsafe)))
             self._scorer.close()
+        self._close_loop()
+
+    def _close_loop(self) -> None:
         self._selector.close()
+        os.close(self._bell)
+        with self._ringing:
+            bell, self.bell = self.bell, -1
+            os.close(bell)
 
 
-def _close(actuator: Actuator) -> str | None:
-    try:
-        actuator.close()
-    except OutputError as error:
-        return str(error)
-    return None
+def _peer(connection: socket.socket) -> int:
+    """The process at the other end (man 7 unix, SO_PEERCRED); 0 when it is in another PID namespace."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[0])

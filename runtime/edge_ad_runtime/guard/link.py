@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import select
+import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +19,7 @@ from typing import Protocol
 
 import msgspec
 
-from edge_ad_runtime.errors import OutputError
+from edge_ad_runtime.errors import EdgeAdError, OutputError
 from edge_ad_runtime.files import make_folder
 from edge_ad_runtime.guard.config import GuardConfig
 from edge_ad_runtime.guard.core import Guard, GuardParts
@@ -23,18 +27,25 @@ from edge_ad_runtime.guard.messages import (
     MAX_PACKET,
     PROTOCOL,
     Finish,
+    FrameVerdict,
     FromGuard,
     Hello,
+    PartSeen,
+    PartVerdict,
+    Ping,
+    Pong,
     Refused,
     Report,
     ToGuard,
     Welcome,
+    sendable,
 )
 from edge_ad_runtime.guard.process import LOG, SOCKET, Start, Started
 from edge_ad_runtime.stopping import StopRequest
 
 _log = logging.getLogger(__name__)
 
+# Longer than a guard waits for the end of the one before.
 START_PATIENCE_S = 20.0
 ANSWER_PATIENCE_S = 5.0
 # Longer than a guard takes to bring stuck outputs into their safe state.
@@ -42,6 +53,11 @@ END_PATIENCE_S = 15.0
 # After a stop request, what is due is still given for this long.
 STOP_DRAIN_S = 2.0
 _END_POLL_S = 0.05
+# A guard that has said nothing for a second is asked, and replaced when it has not answered this often.
+PING_S = 1.0
+PINGS = 3
+FIRST_RENEWAL_S = 0.1
+LAST_RENEWAL_S = 5.0
 
 Hearer = Callable[[FromGuard], None]
 
@@ -74,24 +90,45 @@ class GuardLink(Protocol):
         ...
 
 
+class _HungUp(OutputError):
+    """The guard was just ending."""
+
+
 class _Wire:
-    """One packet socket with its encoder and decoder."""
+    """One packet socket with its encoder and decoder. Sending never waits: a guard that does not read is of no use."""
 
     def __init__(self, connection: socket.socket) -> None:
+        connection.setblocking(False)
         self._socket = connection
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
         self._encode = msgspec.msgpack.Encoder().encode
         self._decode = msgspec.msgpack.Decoder(FromGuard).decode
 
     def send(self, message: ToGuard) -> None:
+        """Raises OSError: it does not go."""
         self._socket.send(self._encode(message))
 
-    def receive(self) -> FromGuard | None:
-        """The next message; None when the guard has hung up."""
-        try:
-            packet = self._socket.recv(MAX_PACKET)
-        except ConnectionError:
-            return None
-        return self._decode(packet) if packet else None
+    def receive(self, seconds: float) -> FromGuard | None:
+        """The next message; None when the guard has hung up.
+
+        Raises:
+            TimeoutError: none came.
+            msgspec.DecodeError: one that is not understood.
+        """
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                packet = self._socket.recv(MAX_PACKET)
+            except BlockingIOError:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("no answer") from None
+                self._poll.poll(left * 1e3)
+                continue
+            except OSError:
+                return None
+            return self._decode(packet) if packet else None
 
     def greet(self) -> Welcome:
         """Say hello.
@@ -99,20 +136,47 @@ class _Wire:
         Raises:
             OutputError: the guard is busy, of another version, or silent.
         """
-        self._socket.settimeout(ANSWER_PATIENCE_S)
         try:
             self.send(Hello(PROTOCOL, os.getpid()))
-            answer = self.receive()
-        except (TimeoutError, OSError, msgspec.DecodeError) as error:
-            raise OutputError(f"the guard does not answer ({error})") from error
+            answer = self.receive(ANSWER_PATIENCE_S)
+        except (OSError, msgspec.DecodeError) as error:
+            self.close()
+            if isinstance(error, ConnectionError):
+                raise _HungUp("the guard hung up") from error
+            raise OutputError(
+                f"the guard (process {self.peer}) does not answer ({error}); end it with 'kill -9 {self.peer}'"
+            ) from error
+        if isinstance(answer, Welcome):
+            return answer
+        self.close()
         if isinstance(answer, Refused):
             raise OutputError(f"the guard refuses: {answer.why}")
-        if not isinstance(answer, Welcome):
-            raise OutputError("the guard hung up")
-        self._socket.settimeout(None)
-        return answer
+        raise _HungUp("the guard hung up")
+
+    def wait_for_end(self, seconds: float) -> bool:
+        """Whether the guard hangs up within that time."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError, msgspec.DecodeError):
+                if self.receive(left) is None:
+                    return True
+        return False
+
+    @property
+    def peer(self) -> int:
+        """The process at the other end (man 7 unix, SO_PEERCRED); 0 when it is not known."""
+        try:
+            credentials = self._socket.getsockopt(
+                socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+            )
+        except OSError:
+            return 0
+        return int(struct.unpack("3i", credentials)[0])
 
     def close(self) -> None:
+        with contextlib.suppress(OSError):
+            # Wakes the thread that receives.
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
 
 
@@ -122,9 +186,13 @@ class _Link:
     def __init__(self, wire: _Wire) -> None:
         self._wire = wire
         self.restarts = 0
+        # Held while a message is sent, and while the wire is exchanged.
         self._sending = threading.Lock()
+        self._drain_ns: int | None = None
+        self._is_ending = threading.Event()
         self._finished = threading.Event()
         self._final: Report | None = None
+        self._last_part = 0
         self._hearer: Hearer = _ignore
         self._thread = threading.Thread(target=self._listen, name="guard link", daemon=True)
 
@@ -133,6 +201,8 @@ class _Link:
         self._thread.start()
 
     def tell(self, message: ToGuard) -> bool:
+        if isinstance(message, PartVerdict | FrameVerdict) and message.detail is not None:
+            message = msgspec.structs.replace(message, detail=sendable(message.detail))
         with self._sending:
             try:
                 self._wire.send(message)
@@ -141,13 +211,29 @@ class _Link:
         return True
 
     def _listen(self) -> None:
+        pings = 0
         while True:
-            message = self._wire.receive()
+            try:
+                message = self._wire.receive(PING_S)
+            except TimeoutError:
+                if pings == PINGS:
+                    self._replace_hung()
+                self.tell(Ping())
+                pings += 1
+                continue
+            except msgspec.DecodeError as error:
+                _log.error("the guard says what this program does not understand (%s)", error)
+                continue
+            pings = 0
             if message is None:
                 if not self._renew():
                     self._finished.set()
                     return
                 continue
+            if isinstance(message, Pong):
+                continue
+            if isinstance(message, PartSeen):
+                self._last_part = message.part
             if isinstance(message, Report) and message.final:
                 self._final = message
             try:
@@ -159,6 +245,9 @@ class _Link:
         """The guard has hung up; returns whether there is a new one."""
         return False
 
+    def _replace_hung(self) -> None:
+        """The guard lives but does nothing."""
+
     def abandon(self) -> None:
         """End the guard after an error of this program; what goes wrong is logged."""
         try:
@@ -169,12 +258,11 @@ class _Link:
     def finish(self, drain_s: float, stop: StopRequest | None = None) -> Report:
         if not self._thread.is_alive() and not self._finished.is_set():
             self.listen(_ignore)
-        self._ending()
-        self.tell(Finish(round(drain_s * 1e9)))
+        self._tell_finish(drain_s)
         until = time.monotonic() + drain_s
         while not self._finished.wait(_END_POLL_S) and time.monotonic() < until:
             if stop is not None and stop.requested:
-                self.tell(Finish(round(STOP_DRAIN_S * 1e9)))
+                self._tell_finish(STOP_DRAIN_S)
                 until = min(until, time.monotonic() + STOP_DRAIN_S)
                 stop = None
         ended = self._finished.wait(END_PATIENCE_S)
@@ -189,8 +277,13 @@ class _Link:
             raise OutputError(self._final.unsafe)
         return self._final
 
-    def _ending(self) -> None:
-        """From now on a guard that hangs up is not replaced."""
+    def _tell_finish(self, drain_s: float) -> None:
+        with self._sending:
+            # A guard that is being started is told when it is there.
+            self._drain_ns = round(drain_s * 1e9)
+            self._is_ending.set()
+            with contextlib.suppress(OSError):
+                self._wire.send(Finish(self._drain_ns))
 
 
 def _ignore(_message: FromGuard) -> None:
@@ -226,7 +319,12 @@ class ThreadGuard(_Link):
 
 class ProcessGuard(_Link):
     """A guard in a process of its own. One that already runs this line with the same configuration is taken over with
-    all its parts; one with another configuration is told to finish first."""
+    all its parts; one with another configuration is told to finish first.
+
+    A guard that dies, or hangs for four seconds, is replaced. The new one rejects everything that is between the trigger
+    and the ejector then (see ``reject_unknown``); what passes the ejector in between passes unjudged, if the output's
+    own state lets it.
+    """
 
     def __init__(self, config: GuardConfig, state: Path) -> None:
         """Find or start the guard.
@@ -239,28 +337,38 @@ class ProcessGuard(_Link):
             OutputError: it cannot be started, or another scorer runs the line.
         """
         self._config = config
-        self._folder = state / "lines" / config.line
+        self._folder = (state / "lines" / config.line).absolute()
         make_folder(self._folder)
-        self._is_ending = False
         self.realtime = False
         self.taken_over = False
-        super().__init__(self._find_or_start())
+        super().__init__(self._find_or_start(Start(config, os.fspath(self._folder))))
 
-    def _ending(self) -> None:
-        self._is_ending = True
-
-    def _find_or_start(self) -> _Wire:
+    def _find_or_start(self, start: Start) -> _Wire:
         wire = self._connect()
-        if wire is not None:
+        if wire is None:
+            return self._begin(self._spawn(start))
+        try:
             welcome = wire.greet()
-            if welcome.config == self._config.digest:
-                self.taken_over = True
-                return wire
+        except _HungUp:
+            return self._begin(self._spawn(start))
+        if welcome.config == self._config.digest:
+            self.taken_over, self.realtime = True, welcome.realtime
+            return wire
+        # The new guard is ready to take the outputs when the old one gives them up.
+        process = self._spawn(start)
+        with contextlib.suppress(OSError):
             wire.send(Finish(0))
-            while wire.receive() is not None:
-                pass
-            wire.close()
-        return self._start()
+        ended = wire.wait_for_end(END_PATIENCE_S)
+        wire.close()
+        if not ended:
+            process.kill()
+            assert process.stdout is not None
+            process.stdout.close()
+            raise OutputError(
+                f"the guard of this line's former configuration (process {welcome.pid}) does not end; "
+                f"end it with 'kill -9 {welcome.pid}'"
+            )
+        return self._begin(process)
 
     def _connect(self) -> _Wire | None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -271,30 +379,40 @@ class ProcessGuard(_Link):
             return None
         return _Wire(connection)
 
-    def _start(self) -> _Wire:
+    def _spawn(self, start: Start) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "edge_ad_runtime.guard"],
+            # The folder is for those who look at the list of processes.
+            [sys.executable, "-m", "edge_ad_runtime.guard", start.folder],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # A session of its own: a Ctrl-C for the scorer must not reach it.
             start_new_session=True,
+            # No module of the working folder may take another's place.
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
         )
+        # Nobody waits for it otherwise, and it would stay as a zombie until this process ends.
+        threading.Thread(target=process.wait, name="guard process", daemon=True).start()
+        assert process.stdin is not None
+        # One that cannot even begin says so by its end.
+        with contextlib.suppress(OSError), process.stdin:
+            process.stdin.write(msgspec.json.encode(start))
+        return process
+
+    def _begin(self, process: subprocess.Popen[bytes]) -> _Wire:
+        """Wait until the process guards, and greet it."""
         patience = threading.Timer(START_PATIENCE_S, process.kill)
+        patience.daemon = True
         patience.start()
         try:
-            assert process.stdin is not None
             assert process.stdout is not None
-            with process.stdin, process.stdout:
-                process.stdin.write(msgspec.json.encode(Start(self._config, os.fspath(self._folder))))
-                process.stdin.close()
+            with process.stdout:
                 line = process.stdout.readline()
         finally:
             patience.cancel()
-        # Nobody waits for it otherwise, and it would stay as a zombie until this process ends.
-        threading.Thread(target=process.wait, name="guard process", daemon=True).start()
-        if not line:
-            raise OutputError(f"the guard did not start; see {self._folder / LOG}")
-        started = msgspec.json.decode(line, type=Started)
+        try:
+            started = msgspec.json.decode(line, type=Started)
+        except msgspec.DecodeError:
+            raise OutputError(f"the guard did not start; see {self._folder / LOG}") from None
         if started.error is not None:
             raise OutputError(started.error)
         self.realtime = started.realtime
@@ -305,19 +423,38 @@ class ProcessGuard(_Link):
         return wire
 
     def _renew(self) -> bool:
-        backoff = 0.1
-        while not self._is_ending:
-            _log.error("the guard has died; it is started anew")
+        if self._is_ending.is_set() and self._final is not None:
+            return False
+        _log.error("the guard has died; it is started anew")
+        backoff = FIRST_RENEWAL_S
+        while True:
+            # After its scorer's last part a guard is still renewed once, for the sake of the outputs' safe states.
+            last_try = self._is_ending.is_set()
+            start = Start(self._config, os.fspath(self._folder), self._last_part + 1, patient=True)
             try:
-                wire = self._find_or_start()
-            except OutputError as error:
+                wire = self._find_or_start(start)
+            except (EdgeAdError, OSError) as error:
                 _log.error("%s", error)
-                time.sleep(backoff)
-                backoff = min(2 * backoff, 5.0)
+                if last_try:
+                    return False
+                self._is_ending.wait(backoff)
+                backoff = min(2 * backoff, LAST_RENEWAL_S)
                 continue
-            with self._sending:
-                self._wire.close()
-                self._wire = wire
-            self.restarts += 1
-            return True
-        return False
+            break
+        with self._sending:
+            old, self._wire = self._wire, wire
+            self._final = None
+            if self._drain_ns is not None:
+                with contextlib.suppress(OSError):
+                    wire.send(Finish(self._drain_ns))
+        old.close()
+        self.restarts += 1
+        return True
+
+    def _replace_hung(self) -> None:
+        """Kill it: its lock and its outputs are free then, and its hang-up is noticed as that of any that died."""
+        process = self._wire.peer
+        _log.error("the guard (process %d) does not answer; it is replaced", process)
+        if process > 0:
+            with contextlib.suppress(OSError):
+                os.kill(process, signal.SIGKILL)

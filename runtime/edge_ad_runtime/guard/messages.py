@@ -8,8 +8,10 @@ from edge_ad_runtime.actuation import ActuatorStats
 from edge_ad_runtime.tracking.tracker import Settled
 from edge_ad_runtime.verdict import Fault, Verdict
 
-PROTOCOL = 1
+PROTOCOL = 2
 MAX_PACKET = 65_536
+# Characters of a text in a message: a driver's or an engine's error may be any length, a packet may not.
+LONGEST_TEXT = 2_000
 
 
 class Hello(msgspec.Struct, frozen=True, tag="hello"):
@@ -60,18 +62,28 @@ class Ask(msgspec.Struct, frozen=True, tag="ask"):
     """Answered with a :class:`Report`."""
 
 
+class Ping(msgspec.Struct, frozen=True, tag="ping"):
+    """Answered with :class:`Pong` by a guard whose loop goes round."""
+
+
 class Welcome(msgspec.Struct, frozen=True, tag="welcome"):
-    """The guard's answer to :class:`Hello`. ``config`` is the digest of what it was started with."""
+    """The guard's answer to :class:`Hello`. ``config`` is the digest of what it was started with; ``realtime`` says
+    whether it has a real-time priority."""
 
     protocol: int
     pid: int
     config: str
+    realtime: bool = False
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """The guard talks to another scorer, or speaks another protocol."""
 
     why: str
+
+
+class Pong(msgspec.Struct, frozen=True, tag="pong"):
+    """The answer to :class:`Ping`."""
 
 
 class PartSeen(msgspec.Struct, frozen=True, tag="part"):
@@ -107,5 +119,13 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     unsafe: str | None = None
 
 
-ToGuard = Hello | Alive | SoftTrigger | PartVerdict | FrameVerdict | Finish | Ask
-FromGuard = Welcome | Refused | PartSeen | Settled | Notice | Report
+ToGuard = Hello | Alive | SoftTrigger | PartVerdict | FrameVerdict | Finish | Ask | Ping
+FromGuard = Welcome | Refused | PartSeen | Settled | Notice | Report | Pong
+
+
+def sendable(text: str) -> str:
+    """The text as a message can carry it: not too long, and without what is not Unicode (an error that names a file may
+    hold any bytes)."""
+    if len(text) > LONGEST_TEXT:
+        text = text[: LONGEST_TEXT - 1] + "…"
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
