@@ -73,7 +73,7 @@ def measure_frames(source: CameraSource, frames: int = 60, within_s: float = 5.0
     """
     with source.open_triggered(PickSettings(delay_ns=0, within_ns=0, latency_ns=0, patience_ns=0)) as camera:
         until: float | None = None
-        while camera.grabbed < frames and not camera.ended:
+        while camera.paced and camera.grabbed < frames and not camera.ended:
             camera.read(_READ_S)
             if until is None and camera.opened:
                 until = time.monotonic() + within_s

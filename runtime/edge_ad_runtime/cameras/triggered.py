@@ -52,6 +52,9 @@ class PartCamera(ABC):
     grabbed: int = 0
     """Frames that have come."""
 
+    paced: bool = True
+    """Whether frames come at the camera's own pace, and not when they are asked for."""
+
     dropped: int = 0
     """Parts that had a frame but lost it, because the backlog was full."""
 
@@ -397,6 +400,7 @@ class TriggeredFiles(PartCamera):
             backlog: parts that may wait for their image; beyond it a part is missed as an overrun.
         """
         self.name = camera.name
+        self.paced = False
         self.grabbed = 0
         self.dropped = 0
         self._camera = camera
