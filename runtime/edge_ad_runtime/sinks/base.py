@@ -70,9 +70,10 @@ class QueuedSink(ABC, Generic[Item]):
     oldest item is lost. A subclass calls :meth:`_start` last in its ``__init__`` and does its work in :meth:`_run`.
     """
 
-    def __init__(self, name: str, most_waiting: int = MAX_WAITING) -> None:
+    def __init__(self, name: str, most_waiting: int | None = None) -> None:
+        """``most_waiting`` items may wait, by default :data:`MAX_WAITING`."""
         self._name = name
-        self._most_waiting = most_waiting
+        self._most_waiting = MAX_WAITING if most_waiting is None else most_waiting
         self._changed = threading.Condition()
         self._waiting: deque[Item] = deque()
         self._put_count = self._delivered = self._lost = 0

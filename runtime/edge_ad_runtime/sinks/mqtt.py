@@ -128,6 +128,7 @@ class MqttSink(QueuedSink[PartEvent]):
         self._state_waits = False
         self._state_at = -STATE_INTERVAL_S
         self._under_way: dict[int, PartEvent] = {}
+        self._unheard: set[int] = set()
         self._again: deque[PartEvent] = deque()
         self._accepted = False
         self._refusal: str | None = None
@@ -154,6 +155,7 @@ class MqttSink(QueuedSink[PartEvent]):
         backoff = FIRST_RETRY_S
         while not self._done():
             self._accepted, self._refusal = False, None
+            self._unheard.clear()
             began = time.monotonic()
             try:
                 if self._serve(self._connect()):
@@ -208,13 +210,14 @@ class MqttSink(QueuedSink[PartEvent]):
             return
         self._accepted = True
         self._works()
-        client.publish(self._topic("status"), "online", qos=1, retain=True)
+        self._retain(client, "status", b"online")
         # The broker may have lost what it retained.
         self._state_waits = True
 
     def _on_publish(
         self, _client: Client, _data: object, mid: int, _code: ReasonCode, _: Properties | None
     ) -> None:
+        self._unheard.discard(mid)
         if self._under_way.pop(mid, None) is not None:
             self._deliver()
 
@@ -251,6 +254,10 @@ class MqttSink(QueuedSink[PartEvent]):
             if client.socket() is None:
                 return
 
+    def _retain(self, client: Client, topic: str, payload: bytes) -> None:
+        info = client.publish(self._topic(topic), payload, qos=max(self._config.qos, 1), retain=True)
+        self._unheard.add(info.mid)
+
     def _publish_state(self, client: Client, interval_s: float) -> None:
         now = time.monotonic()
         if now - self._state_at < interval_s:
@@ -268,12 +275,15 @@ class MqttSink(QueuedSink[PartEvent]):
                 lost_records=self.lost,
                 last=self._last,
             )
-        client.publish(self._topic("state"), self._encode(state), qos=self._config.qos, retain=True)
+        self._retain(client, "state", self._encode(state))
 
     def _say_goodbye(self, client: Client) -> None:
         """An orderly end: the broker drops the last will, so its word is said here."""
         self._publish_state(client, 0.0)
-        client.publish(self._topic("status"), "offline", qos=1, retain=True)
+        self._retain(client, "status", b"offline")
+        # A connection that is closed with answers unread is reset, and what was sent last is lost with it.
+        while client.socket() is not None and self._unheard and not self._over:
+            self._wait(client)
         client.disconnect()
         while client.socket() is not None and client.want_write() and not self._over:
             self._wait(client)
