@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import cv2
 from edge_ad_runtime.cameras.base import Camera, Frame, FrameError, pause
 from edge_ad_runtime.cameras.capture import to_rgb
 from edge_ad_runtime.cameras.opencv import OpenCvCapture
+from edge_ad_runtime.cameras.settings import TURN_KEYS, CameraSettings, turn
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.stopping import StopRequest
@@ -89,3 +91,25 @@ class VideoFileCamera(Camera):
         if self._capture is not None:
             self._capture.release()
             self._capture = None
+
+
+class TurnedCamera(Camera):
+    """Files whose images are rotated and flipped."""
+
+    @staticmethod
+    def of(camera: Camera, settings: CameraSettings) -> Camera:
+        """The camera itself where nothing is to be turned."""
+        return TurnedCamera(camera, settings) if settings.given() & set(TURN_KEYS) else camera
+
+    def __init__(self, camera: Camera, settings: CameraSettings) -> None:
+        self.name = camera.name
+        self._camera = camera
+        self._settings = settings
+
+    def read(self) -> Frame | None:
+        self._camera.on_wait = self.on_wait
+        frame = self._camera.read()
+        return None if frame is None else replace(frame, image=turn(frame.image, self._settings))
+
+    def close(self) -> None:
+        self._camera.close()

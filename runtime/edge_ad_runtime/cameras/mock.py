@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from edge_ad_runtime.camera_state import CameraState
+from edge_ad_runtime.cameras.adjusted import AdjustedCapture, StateTap
 from edge_ad_runtime.cameras.base import Camera, Frame, FrameError, pause
-from edge_ad_runtime.cameras.capture import Shot
+from edge_ad_runtime.cameras.capture import Capture, Shot
 from edge_ad_runtime.cameras.live import LiveCamera
+from edge_ad_runtime.cameras.settings import CameraSettings
 from edge_ad_runtime.cameras.triggered import BACKLOG, PartCamera, TriggeredCamera, TriggeredFiles, Watch
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.tracking.picking import PickSettings
+
+MOCK_SETTINGS = ("rotate", "flip", "exposure_us", "gain", "white_balance_k", "lock")
+"""What can be set of a pretended device; all but rotation and flip change what it says of itself, not its images."""
 
 
 @dataclass
@@ -50,6 +56,9 @@ class MockSource:
     loop: bool = False
     stop: StopRequest | None = field(default=None, compare=False)
     state: MockState = field(default_factory=MockState, compare=False)
+    settings: CameraSettings = field(default_factory=CameraSettings)
+    expected: CameraState | None = None
+    tap: StateTap = field(default_factory=StateTap, repr=False, compare=False)
 
     @property
     def name(self) -> str:
@@ -61,19 +70,29 @@ class MockSource:
 
     def open(self) -> Camera:
         if self.fps is None:
-            return _DirectCamera(MockCapture(self))
-        return LiveCamera(
-            self.name, lambda: MockCapture(self), self.stop, stall_patience_s=self.stall_patience_s
-        )
+            return _DirectCamera(self)
+        return LiveCamera(self.name, self.open_capture, self.stop, stall_patience_s=self.stall_patience_s)
+
+    def open_capture(self) -> Capture:
+        """The opened device. Raises CameraError where it was asked to fail."""
+        return self.adjusted(MockCapture(self))
+
+    def adjusted(self, device: MockCapture) -> Capture:
+        """The device with its images turned and its state watched."""
+        return AdjustedCapture(device, self.settings, self.tap, self.expected)
+
+    def expecting(self, state: CameraState | None) -> MockSource:
+        """The same source, each opening of which is compared with ``state``."""
+        return replace(self, expected=state)
 
     def open_triggered(
         self, settings: PickSettings, *, backlog: int = BACKLOG, watch: Watch | None = None
     ) -> PartCamera:
         if self.fps is None:
-            return TriggeredFiles(_DirectCamera(MockCapture(self)), backlog=backlog)
+            return TriggeredFiles(_DirectCamera(self), backlog=backlog)
         return TriggeredCamera(
             self.name,
-            lambda: MockCapture(self),
+            self.open_capture,
             settings,
             backlog=backlog,
             watch=watch,
@@ -130,6 +149,21 @@ class MockCapture:
     def _sleep(self, seconds: float) -> None:
         pause(time.monotonic() + seconds, self._source.stop or StopRequest(), self.on_wait)
 
+    @property
+    def timestamps(self) -> str:
+        return "pretended"
+
+    def camera_state(self) -> CameraState:
+        s = self._source.settings
+        return CameraState(
+            camera="mock",
+            auto_exposure=not s.lock and s.exposure_us is None,
+            exposure_us=s.exposure_us,
+            gain=s.gain,
+            auto_white_balance=not s.lock and s.white_balance_k is None,
+            white_balance_k=s.white_balance_k,
+        )
+
     def release(self) -> None:
         pass
 
@@ -137,14 +171,18 @@ class MockCapture:
 class _DirectCamera(Camera):
     """Gives each frame of the pretended device when it is asked for."""
 
-    def __init__(self, capture: MockCapture) -> None:
-        self._capture = capture
-        self.name = capture._source.name
+    def __init__(self, source: MockSource) -> None:
+        self._device = MockCapture(source)
+        self._capture = source.adjusted(self._device)
+        self.name = source.name
         self.dropped = 0
         self._index = 0
 
+    def close(self) -> None:
+        self._capture.release()
+
     def read(self) -> Frame | None:
-        self._capture.on_wait = self.on_wait
+        self._device.on_wait = self.on_wait
         t_ns = self._capture.grab()
         if t_ns is None:
             return None

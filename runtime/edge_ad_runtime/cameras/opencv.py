@@ -65,6 +65,14 @@ class OpenCvCapture:
             raise ImageError("a frame cannot be decoded")
         return Shot(np.asarray(pixels, np.uint8), "BGR", self._t_ns, self._name)
 
+    def set(self, key: int, value: float) -> None:
+        """Ask for a ``cv2.CAP_PROP_…``; :meth:`get` tells what came of it."""
+        self._capture.set(key, value)
+
+    def get(self, key: int) -> float:
+        """A ``cv2.CAP_PROP_…``; 0 or below where the backend has none."""
+        return self._capture.get(key)
+
     def release(self) -> None:
         self._capture.release()
 
