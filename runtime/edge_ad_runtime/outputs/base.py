@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -74,6 +74,15 @@ class Timing(msgspec.Struct, frozen=True):
         return rejecting == (self.energise == "reject")
 
 
+def refuse_timer_to_accept(where: str, timing: Timing) -> None:
+    """Raise InputError for a device that would let parts through again by itself."""
+    if timing.energise == "accept":
+        raise InputError(
+            f"{where}: timer= needs energise=reject; a device's own timer would end a rejection even when nobody "
+            "is there to give the next"
+        )
+
+
 class Output(Protocol):
     """An opened two-state actuator."""
 
@@ -89,6 +98,19 @@ class Output(Protocol):
 
     def close(self) -> None:
         """Release the device without changing its state; may be called again."""
+        ...
+
+
+@runtime_checkable
+class PulsedOutput(Output, Protocol):
+    """An output whose device can time a pulse itself."""
+
+    def pulse(self) -> None:
+        """Drive it; the device releases it by itself ``pulse_ms`` later. A later :meth:`set` may or may not end that timer.
+
+        Raises:
+            OutputError: as :meth:`set`.
+        """
         ...
 
 

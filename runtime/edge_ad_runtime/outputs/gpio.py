@@ -10,9 +10,11 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, unquote
 
-from edge_ad_runtime.errors import MissingExtra, OutputError
+from edge_ad_runtime.errors import EdgeAdError, InputError, MissingExtra, OutputError
 from edge_ad_runtime.outputs.base import Timing
+from edge_ad_runtime.outputs.query import TIMING_KEYS, Query
 
 CONSUMER = "edge-ad"
 _DEVICES = Path("/dev")
@@ -32,11 +34,47 @@ class GpioConfig:
     def name(self) -> str:
         return f"gpio://{self.chip}/{self.line}"
 
+    @property
+    def physical_key(self) -> str:
+        return line_key(self.chip, self.line)
+
     def open(self) -> GpioLine:
         return GpioLine(self)
 
 
-def load_gpiod() -> Any:
+def parse_gpio(where: str, parts: SplitResult) -> GpioConfig:
+    """The configuration that a ``gpio:`` URL describes.
+
+    Raises:
+        InputError: a key or a value is unknown or out of range.
+    """
+    query = Query(parts.query, where, ("active_low", *TIMING_KEYS))
+    chip, _, line = f"{parts.netloc}{parts.path}".rpartition("/")
+    chip, line = unquote(chip), unquote(line)
+    if not chip or not line:
+        raise InputError(f"{where}: give chip and line, as in gpio://gpiochip0/17")
+    return GpioConfig(
+        chip=chip,
+        line=int(line) if line.isascii() and line.isdigit() else line,
+        active_low=query.flag("active_low"),
+        timing=query.timing(),
+    )
+
+
+def line_key(chip: str, line: int | str) -> str:
+    """One text for one line, whatever its chip and it are called by; what is not here or not permitted stays as it is
+    written."""
+    try:
+        path = find_chip(chip).resolve()
+        if isinstance(line, str):
+            with load_gpiod().Chip(str(path)) as opened:
+                line = int(opened.line_offset_from_id(line))
+    except (EdgeAdError, OSError, ValueError):
+        path = Path(chip) if "/" in chip else _DEVICES / chip
+    return f"gpio {path} {line}"
+
+
+def load_gpiod(purpose: str = "an output gpio://…") -> Any:
     """The ``gpiod`` package.
 
     Raises:
@@ -45,7 +83,7 @@ def load_gpiod() -> Any:
     try:
         return importlib.import_module("gpiod")
     except ImportError as error:
-        raise MissingExtra("gpiod", "gpio", "an output gpio://…") from error
+        raise MissingExtra("gpiod", "gpio", purpose) from error
 
 
 def line_settings(config: GpioConfig) -> Any:

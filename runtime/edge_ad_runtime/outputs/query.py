@@ -57,6 +57,20 @@ class Query:
         except ValueError:
             raise InputError(f"{self._where}: {key}={value} is not a number") from None
 
+    def refuse(self, keys: Iterable[str], why: str) -> None:
+        """Raise InputError if one of these keys is given, which are accepted only beside others."""
+        for key in keys:
+            if key in self._values:
+                raise InputError(f"{self._where}: {key}= {why}")
+
+    def hex_bytes(self, key: str) -> bytes:
+        """Up to 64 bytes such as ``A00101A2``; empty when the key is absent."""
+        value = self.text(key, "")
+        # fromhex() would also skip spaces.
+        if len(value) > 128 or not all(c in "0123456789abcdefABCDEF" for c in value) or len(value) % 2:
+            raise InputError(f"{self._where}: {key}={value} must be bytes in hex, such as A00101A2")
+        return bytes.fromhex(value)
+
     def flag(self, key: str) -> bool:
         return self.choice(key, ("0", "1"), "0") == "1"
 

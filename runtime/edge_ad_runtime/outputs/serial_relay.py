@@ -1,107 +1,214 @@
-"""Relay boards on a serial port: ``serial:///dev/ttyUSB0?protocol=lcus1&channel=1``."""
+"""Relay boards on a serial port: ``serial:///dev/ttyUSB0?protocol=lcus1&channel=1``.
+
+Commands are sent and, with ``verify=1``, the relay's state is read back after each, where the board can say it. Without,
+a lost byte is not noticed; an unplugged board is, at the next command.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+import select
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import SplitResult, unquote
 
 import serial
 
-from edge_ad_runtime.errors import OutputError
+from edge_ad_runtime.errors import InputError, OutputError
 from edge_ad_runtime.outputs.base import Timing
+from edge_ad_runtime.outputs.query import TIMING_KEYS, Query
+from edge_ad_runtime.outputs.relay_boards import BOARDS, Commands, Readback, template
+from edge_ad_runtime.outputs.sharing import Ports
 
 # A command is a few bytes, 10 ms at 9600 baud; a port that takes longer is stuck.
 WRITE_TIMEOUT_S = 0.5
+# An answer is a few bytes too, and a USB adapter keeps it back for up to 16 ms.
+REPLY_TIMEOUT_S = 0.1
+# After a board has been silent for so long, it has acknowledged what it was told.
+QUIET_S = 0.02
+# A state is read back within the pulse; the end of a shorter one would wait for it.
+SHORTEST_VERIFIED_MS = 50.0
 
-
-@dataclass(frozen=True)
-class Protocol:
-    """The command bytes of a kind of board. Channels are counted as the board's maker counts them."""
-
-    encode: Callable[[int, bool], bytes]
-    first_channel: int
-    last_channel: int
-    baud: int = 9600
-
-
-def _lcus1(channel: int, active: bool) -> bytes:
-    """LCUS-1 and its larger kin: A0, channel, state, sum of the three modulo 256."""
-    body = bytes((0xA0, channel, int(active)))
-    return body + bytes((sum(body) % 256,))
-
-
-def _kmtronic(channel: int, active: bool) -> bytes:
-    return bytes((0xFF, channel, int(active)))
-
-
-def _numato(channel: int, active: bool) -> bytes:
-    return f"relay {'on' if active else 'off'} {channel}\r".encode("ascii")
-
-
-PROTOCOLS: dict[str, Protocol] = {
-    "lcus1": Protocol(_lcus1, 1, 8),
-    "kmtronic": Protocol(_kmtronic, 1, 8),
-    "numato": Protocol(_numato, 0, 7),
-}
+_TEMPLATE_KEYS = ("on", "off", "status", "on_reply", "off_reply")
 
 
 @dataclass(frozen=True)
 class SerialConfig:
-    """A relay's port, protocol, channel, speed in baud and timing."""
+    """A relay's port, protocol, channel (0 for a template), speed in baud and timing. ``verify``: its state is read back
+    after each command."""
 
     port: str
     protocol: str
     channel: int
     baud: int
     timing: Timing
+    commands: Commands
+    verify: bool = False
+    ports: Ports = field(default_factory=Ports, compare=False, repr=False)
 
     @property
     def name(self) -> str:
-        return f"serial://{self.port} ({self.protocol}, channel {self.channel})"
+        which = f"on={self.commands.on.hex()}" if self.protocol == "template" else f"channel {self.channel}"
+        return f"serial://{self.port} ({self.protocol}, {which})"
+
+    @property
+    def physical_key(self) -> str:
+        """The port and the commands: however written, two outputs with the same are one relay."""
+        commands = ",".join(sorted(c.hex() for c in (self.commands.on, self.commands.off)))
+        return f"serial {os.path.realpath(self.port)} {commands}"
 
     def open(self) -> SerialRelay:
         return SerialRelay(self)
 
 
-class SerialRelay:
-    """One relay of a board. The port is opened for this process alone.
+def parse_serial(where: str, parts: SplitResult, ports: Ports) -> SerialConfig:
+    """The configuration that a ``serial:`` URL describes.
 
-    None of these boards confirms a command in a way that all of them share, so a lost byte is not noticed;
-    an unplugged board is, at the next command.
+    Raises:
+        InputError: a key or a value is unknown or out of range.
     """
+    port = unquote(parts.path)
+    if parts.netloc or len(port) < 2:
+        raise InputError(f"{where}: the port's path follows three slashes, as in serial:///dev/ttyUSB0")
+    keys = ("protocol", "channel", "baud", "verify", "relays", *_TEMPLATE_KEYS, *TIMING_KEYS)
+    query = Query(parts.query, where, keys)
+    name = query.choice("protocol", (*BOARDS, "template"), "lcus1")
+    if name == "template":
+        query.refuse(("channel", "relays"), "has no place in protocol=template; the bytes say the relay")
+        channel, baud = 0, 9600
+        try:
+            commands = template(*(query.hex_bytes(key) for key in _TEMPLATE_KEYS))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+    else:
+        query.refuse(_TEMPLATE_KEYS, "belongs to protocol=template")
+        if name != "kmtronic":
+            query.refuse(("relays",), "belongs to protocol=kmtronic")
+        board = BOARDS[name]
+        baud = board.baud
+        channel = query.integer("channel", board.first_channel, board.first_channel, board.last_channel)
+        relays = int(query.choice("relays", ("0", "1", "2", "4", "8"), "0"))
+        if relays and channel > relays:
+            raise InputError(f"{where}: channel={channel} is not on a board with relays={relays}")
+        commands = board.commands(channel, relays)
+    timing, verify = query.timing(), query.flag("verify")
+    if verify and commands.readback is None:
+        remedy = {
+            "kmtronic": "say how many relays the board has, relays=4 or relays=8",
+            "template": "give status=, on_reply= and off_reply=",
+        }.get(name, "leave it out")
+        raise InputError(f"{where}: verify=1 needs a board that says its state; {remedy}")
+    if verify and timing.pulse_ms < SHORTEST_VERIFIED_MS:
+        raise InputError(
+            f"{where}: verify=1 needs pulse_ms of at least {SHORTEST_VERIFIED_MS:g}; the state is read back "
+            "before the pulse can end"
+        )
+    return SerialConfig(
+        port=port,
+        protocol=name,
+        channel=channel,
+        baud=query.integer("baud", baud, 50, 4_000_000),
+        timing=timing,
+        commands=commands,
+        verify=verify,
+        ports=ports,
+    )
+
+
+class SerialPort:
+    """An opened port, for this process alone. Whatever the driver raises goes through: pyserial lets some of the
+    system's errors pass, among them termios.error, which is no OSError."""
+
+    def __init__(self, port: str, baud: int) -> None:
+        self._serial = serial.Serial(port, baud, timeout=0, write_timeout=WRITE_TIMEOUT_S, exclusive=True)
+
+    def send(self, data: bytes) -> None:
+        """Throw away what came unasked, which would fill the input buffer and stop a board that echoes; then send.
+
+        Raises:
+            OutputError: not all was taken.
+        """
+        self._serial.reset_input_buffer()
+        written = self._serial.write(data)
+        if written != len(data):
+            raise OutputError(f"took {written} of {len(data)} bytes")
+
+    def receive(self, seconds: float) -> bytes:
+        """What comes within ``seconds``, without waiting for more than the first; empty when nothing does."""
+        if not select.select([self._serial.fileno()], [], [], max(seconds, 0))[0]:
+            return b""
+        received: bytes = self._serial.read(4096)
+        return received
+
+    def ask(self, readback: Readback) -> bool:
+        """The relay's state.
+
+        Raises:
+            OutputError: there is no answer in time, or one that is not understood.
+        """
+        while readback.acknowledges and self.receive(QUIET_S):
+            pass
+        self.send(readback.request)
+        deadline = time.monotonic() + REPLY_TIMEOUT_S
+        answer = b""
+        while (left := deadline - time.monotonic()) > 0:
+            answer += self.receive(left)
+            try:
+                state = readback.decode(answer) if answer else None
+            except ValueError:
+                break
+            if state is not None:
+                return state
+        if not answer:
+            raise OutputError("does not say its state; check that the board is there and can")
+        raise OutputError(f"answers {answer[:32].hex(' ')} when asked for its state")
+
+    def close(self) -> None:
+        self._serial.close()
+
+    def abandon(self) -> None:
+        try:
+            # A stuck adapter would keep close() waiting, and a command that comes late does harm.
+            self._serial.reset_output_buffer()
+        finally:
+            self._serial.close()
+
+
+class SerialRelay:
+    """One relay of a board."""
 
     def __init__(self, config: SerialConfig) -> None:
         self.name = config.name
-        encode = PROTOCOLS[config.protocol].encode
-        self._commands = (encode(config.channel, False), encode(config.channel, True))
+        self._commands = (config.commands.off, config.commands.on)
+        self._readback = config.commands.readback if config.verify else None
+        port, baud = config.port, config.baud
         try:
-            self._port = serial.Serial(
-                config.port,
-                config.baud,
-                timeout=0,
-                write_timeout=WRITE_TIMEOUT_S,
-                exclusive=True,
-            )
-        # pyserial lets some of the system's errors through, among them termios.error, which is no OSError.
-        except Exception as error:
+            # As it is written: behind a link there may be another device after the board was plugged in again.
+            key = str(Path(port).absolute())
+            self._lease = config.ports.attach(key, f"{baud} baud", lambda: SerialPort(port, baud))
+        except Exception as error:  # as SerialPort
             raise OutputError(
-                f"{self.name}: cannot be opened ({error}); check the cable, the path, that no other program "
-                "or output uses the port, and that the user may (group 'dialout')"
+                f"{self.name}: cannot be opened ({error}); check the cable, the path (the same for all outputs of a "
+                "board), that no other program or output uses the port, and that the user may (group 'dialout')"
             ) from error
 
     def set(self, active: bool) -> None:
-        command = self._commands[active]
+        if self._lease.closed:
+            raise OutputError(f"{self.name}: is closed")
         try:
-            # Boards that echo would otherwise fill the input buffer and stop.
-            self._port.reset_input_buffer()
-            written = self._port.write(command)
-        except Exception as error:  # as above
+            with self._lease.use() as port:
+                port.send(self._commands[active])
+                if self._readback is not None and port.ask(self._readback) != active:
+                    on, off = ("on", "off") if active else ("off", "on")
+                    raise OutputError(f"stays {off} when switched {on}")
+        except OutputError as error:
+            raise OutputError(f"{self.name}: {error}") from error
+        except Exception as error:  # as SerialPort
             raise OutputError(f"{self.name}: does not take commands ({error})") from error
-        if written != len(command):
-            raise OutputError(f"{self.name}: took {written} of {len(command)} bytes")
 
     def close(self) -> None:
         try:
-            self._port.close()
-        except Exception as error:  # as above
+            self._lease.close()
+        except Exception as error:  # as SerialPort
             raise OutputError(f"{self.name}: cannot be closed ({error})") from error
