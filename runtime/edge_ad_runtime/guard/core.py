@@ -665,6 +665,10 @@ class Guard:
         if self._scorer is not None:
             with contextlib.suppress(OSError):
                 self._scorer.settimeout(_LAST_WORD_S)
+                # What is left unread would reach the other end as a reset, ahead of the last report.
+                self._scorer.shutdown(socket.SHUT_RD)
+                while self._scorer.recv(MAX_PACKET):
+                    pass
             while self._backlog and self._tell(self._backlog[0]):
                 self._backlog.popleft()
             self._tell(self.report(final=True, unsafe=None if unsafe is None else sendable(unsafe)))
