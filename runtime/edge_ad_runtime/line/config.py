@@ -8,14 +8,16 @@ takes, and no struct exists whose values do not fit together. Whether the timing
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
-from urllib.parse import urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from msgspec import Meta
 
+from edge_ad_runtime.cameras.settings import SETTINGS_KEYS, CameraSettings
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.guard.config import GuardConfig
 from edge_ad_runtime.line.section import Problem, Section
@@ -26,6 +28,7 @@ from edge_ad_runtime.sinks import parse_sink
 from edge_ad_runtime.sinks.pictures import PicturesConfig
 from edge_ad_runtime.tracking.picking import PickSettings
 from edge_ad_runtime.tracking.tracker import TrackSettings
+from edge_ad_runtime.triggers import parse_belt, parse_encoder, parse_trigger
 
 AHEAD_MS = 5.0
 """A part is decided on this long before its outputs have to be told: a turn of the guard's loop and a thread switch, with
@@ -36,10 +39,12 @@ USUAL_FPS = 30.0
 SOFTWARE, MOTION = "software", "motion"
 MAX_MS = 600_000.0
 _MAX_LENGTH = 1e9
+_URL = re.compile(r"(rtsps?|https?)://", re.IGNORECASE)
 
 Ms = Annotated[float, Meta(ge=0, le=MAX_MS)]
 PositiveMs = Annotated[float, Meta(gt=0, le=MAX_MS)]
 Length = Annotated[float, Meta(gt=0, le=_MAX_LENGTH)]
+Way = Annotated[float, Meta(ge=0, le=_MAX_LENGTH)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Pixels = Annotated[int, Meta(ge=1, le=65_535)]
 Offset = Annotated[int, Meta(ge=0, le=65_535)]
@@ -85,9 +90,38 @@ class CameraSection(Section, frozen=True, kw_only=True):
             yield Problem("width" if lacking == "height" else "height", f"give {lacking}, too")
 
     @property
+    def settings(self) -> CameraSettings:
+        """The camera's settings that are given as keys."""
+        return CameraSettings(
+            width=self.width,
+            height=self.height,
+            fps=self.fps,
+            pixel_format=self.pixel_format,
+            rotate=self.rotate,
+            flip=self.flip,
+            exposure_us=self.exposure_us,
+            gain=self.gain,
+            white_balance_k=self.white_balance_k,
+            lock=self.lock,
+        )
+
+    @property
+    def asked(self) -> CameraSettings:
+        """All settings that are asked for: the keys, and what stands in the camera text."""
+        if _URL.match(self.source) or self.source.startswith("gst:"):
+            return self.settings
+        query = dict(parse_qsl(self.source.partition("?")[2]))
+        texts = {key: value for key, value in query.items() if key in SETTINGS_KEYS and key != "lock"}
+        try:
+            in_text = msgspec.convert(texts, CameraSettings, strict=False)
+        except (msgspec.ValidationError, InputError):
+            return self.settings  # parse_camera() tells what is wrong with the text
+        return msgspec.structs.replace(self.settings, **{key: getattr(in_text, key) for key in texts})
+
+    @property
     def period_ms(self) -> float:
         """From one frame to the next, at the rate that is asked for or the usual one."""
-        return 1000 / (self.fps or USUAL_FPS)
+        return 1000 / (self.asked.fps or USUAL_FPS)
 
 
 class RegionSection(Section, frozen=True, kw_only=True):
@@ -121,13 +155,23 @@ class TriggerSection(Section, frozen=True, kw_only=True):
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 64
 
     def rules(self) -> Iterator[Problem]:
-        if "://" not in self.source and self.source not in (SOFTWARE, MOTION):
+        if self.source in (SOFTWARE, MOTION):
+            return
+        if "://" not in self.source:
             yield Problem("source", f'must be a URL such as gpio://gpiochip0/17, "{SOFTWARE}" or "{MOTION}"')
+        elif (why := _refused(parse_trigger, self.source)) is not None:
+            yield Problem("source", why)
 
     @property
     def url(self) -> str | None:
         """The guard's trigger; None when the scorer triggers."""
         return None if self.source in (SOFTWARE, MOTION) else self.source
+
+
+_DISTANCE_ONLY = (
+    "mm", "counts", "encoder", "mm_per_count", "min_gap_counts", "closest_counts", "belt_counts_per_s",
+    "view_from_mm", "view_from_counts", "view_until_mm", "view_until_counts",
+)  # fmt: skip
 
 
 class TravelSection(Section, frozen=True, kw_only=True):
@@ -138,7 +182,8 @@ class TravelSection(Section, frozen=True, kw_only=True):
     ``mm`` or ``counts`` of the ``encoder``.
 
     Parts nearer to each other than the ``min_gap`` cannot be told apart by a pulse. ``closest`` is the smallest distance
-    of two parts that can occur; half of the minimum gap when it is not given. ``belt_mm_per_s`` or ``belt_counts_per_s``
+    of two parts that can occur; half of the minimum gap when it is not given. ``view_from`` and ``view_until`` are the ways
+    from the trigger between which a part is wholly in the camera's view (mode ``distance``). ``belt_mm_per_s`` or ``belt_counts_per_s``
     is the belt's speed, with an encoder its highest one.
     """
 
@@ -156,25 +201,24 @@ class TravelSection(Section, frozen=True, kw_only=True):
     closest_ms: PositiveMs | None = None
     closest_mm: Length | None = None
     closest_counts: Length | None = None
+    view_from_mm: Way | None = None
+    view_from_counts: Way | None = None
+    view_until_mm: Length | None = None
+    view_until_counts: Length | None = None
     belt_mm_per_s: Length | None = None
     belt_counts_per_s: Length | None = None
     belt: Text | None = None
     steady_ms: Ms = 0.0
 
     def rules(self) -> Iterator[Problem]:
-        return self._time_rules() if self.mode == "time" else self._distance_rules()
+        yield from self._time_rules() if self.mode == "time" else self._distance_rules()
+        if self.encoder is not None and (why := _refused(parse_encoder, self.encoder)) is not None:
+            yield Problem("encoder", why)
+        if self.belt is not None and (why := _refused(parse_belt, self.belt)) is not None:
+            yield Problem("belt", why)
 
     def _time_rules(self) -> Iterator[Problem]:
-        keys = (
-            "mm",
-            "counts",
-            "encoder",
-            "mm_per_count",
-            "min_gap_counts",
-            "closest_counts",
-            "belt_counts_per_s",
-        )
-        for key in keys:
+        for key in _DISTANCE_ONLY:
             if getattr(self, key) is not None:
                 yield Problem(key, 'belongs to mode = "distance"; this is mode = "time"')
         if self.ms is None:
@@ -195,19 +239,30 @@ class TravelSection(Section, frozen=True, kw_only=True):
                 yield Problem(
                     key, f'belongs to mode = "time"; this is mode = "distance": give {other} or counts'
                 )
-        for key, given in (("belt", self.belt is not None), ("steady_ms", bool(self.steady_ms))):
-            if given:
+        for key, set_here in (("belt", self.belt is not None), ("steady_ms", self.steady_ms > 0)):
+            if set_here:
                 yield Problem(key, 'belongs to mode = "time"; an encoder sees by itself that the belt stands')
         if self.encoder is None:
             yield Problem("encoder", "is missing: the URL of the encoder, for example gpio://gpiochip0/27")
         yield from self._one_of("mm", "counts", needed=True)
         yield from self._one_of("min_gap_mm", "min_gap_counts", needed=False)
         yield from self._one_of("closest_mm", "closest_counts", needed=False)
+        yield from self._one_of("view_from_mm", "view_from_counts", needed=False)
+        yield from self._one_of("view_until_mm", "view_until_counts", needed=False)
+        view_from, view_until = self.view_from, self.view_until
+        if (view_from is None) is not (view_until is None):
+            given, lacking = (
+                ("view_from", "view_until") if view_until is None else ("view_until", "view_from")
+            )
+            yield Problem(self.key_of(given), f"needs {lacking}_mm or {lacking}_counts, too")
+        elif view_from is not None and view_until is not None and view_from >= view_until:
+            yield Problem(self.key_of("view_until"), "must be more than view_from")
         if self._one("belt_mm_per_s", "belt_counts_per_s") is None:
             yield Problem("belt_mm_per_s", "give it (the belt's highest speed), or belt_counts_per_s")
         yield from self._one_of("belt_mm_per_s", "belt_counts_per_s", needed=False)
         if self.mm_per_count is None:
-            for key in ("mm", "min_gap_mm", "closest_mm", "belt_mm_per_s"):
+            keys = ("mm", "min_gap_mm", "closest_mm", "view_from_mm", "view_until_mm", "belt_mm_per_s")
+            for key in keys:
                 if getattr(self, key) is not None:
                     yield Problem(key, "needs mm_per_count, how far the belt goes from one count to the next")
 
@@ -245,6 +300,24 @@ class TravelSection(Section, frozen=True, kw_only=True):
         """In the belt's unit; half of the minimum gap when it is not given."""
         given = self._units(self.closest_ms, self.closest_mm, self.closest_counts)
         return given if given is not None or self.min_gap is None else self.min_gap / 2
+
+    @property
+    def view_from(self) -> float | None:
+        """In the belt's unit."""
+        return self._units(None, self.view_from_mm, self.view_from_counts)
+
+    @property
+    def view_until(self) -> float | None:
+        """In the belt's unit."""
+        return self._units(None, self.view_until_mm, self.view_until_counts)
+
+    def key_of(self, name: str) -> str:
+        """The key under which a length stands: ``min_gap``, ``closest``, ``view_from`` or ``view_until`` with its unit,
+        or the way itself where ``name`` is empty. Without any, the one in the mode's own unit."""
+        stem = f"{name}_" if name else ""
+        keys = [f"{stem}{unit}" for unit in ("ms", "mm", "counts") if hasattr(self, f"{stem}{unit}")]
+        own = keys[0] if self.mode == "time" else next(key for key in keys if key.endswith("mm"))
+        return next((key for key in keys if getattr(self, key) is not None), own)
 
     def _units(self, ms: float | None, mm: float | None, counts: float | None) -> float | None:
         if ms is not None:
@@ -413,14 +486,14 @@ class LineConfig(Section, frozen=True, kw_only=True):
             )
         elif travel.way <= travel.min_gap:
             yield Problem(
-                f"travel.{travel_key(travel)}",
-                "must be longer than the minimum gap: the part behind must be known when a part is decided on",
+                f"travel.{travel.key_of('')}",
+                "must be longer than the minimum gap; move the ejector further down the belt, or make the gap shorter",
             )
 
 
-def travel_key(travel: TravelSection) -> str:
-    """The key that gives the way."""
-    return next(key for key in ("ms", "mm", "counts") if getattr(travel, key) is not None)
+def output_key(line: LineConfig, number: int, key: str) -> str:
+    """The dotted path of a key of the output ``number``, from 0."""
+    return f"output.{key}" if len(line.outputs) == 1 else f"output[{number + 1}].{key}"
 
 
 def lead_ns(line: LineConfig) -> int:
@@ -433,8 +506,13 @@ def reach_ns(line: LineConfig) -> int:
     return max((o.timing.delay_ns + o.timing.pulse_ns for o in line.outputs), default=0)
 
 
-def guard_config(line: LineConfig) -> GuardConfig:
-    """What the guard is told; see :class:`edge_ad_runtime.guard.config.GuardConfig`."""
+def guard_config(line: LineConfig, period_ms: float | None = None) -> GuardConfig:
+    """What the guard is told; see :class:`edge_ad_runtime.guard.config.GuardConfig`.
+
+    Args:
+        line: the line.
+        period_ms: as of :func:`pick_settings`.
+    """
     travel, trigger, failsafe = line.travel, line.trigger, line.failsafe
     return GuardConfig(
         line=line.name,
@@ -443,7 +521,7 @@ def guard_config(line: LineConfig) -> GuardConfig:
         trigger=None if trigger is None else trigger.url,
         encoder=None if travel is None else travel.encoder,
         belt=None if travel is None else travel.belt,
-        track=_track_settings(line),
+        track=_track_settings(line, period_ms),
         travel_ns=round(travel.way) if travel is not None and trigger is None else 0,
         pass_faults=failsafe.fault == "pass",
         reject_unknown=failsafe.unknown_at_start == "reject",
@@ -451,10 +529,11 @@ def guard_config(line: LineConfig) -> GuardConfig:
     )
 
 
-def _track_settings(line: LineConfig) -> TrackSettings | None:
+def _track_settings(line: LineConfig, period_ms: float | None) -> TrackSettings | None:
     travel, trigger = line.travel, line.trigger
     if trigger is None or travel is None or travel.min_gap is None or travel.closest is None:
         return None
+    pick = pick_settings(line, period_ms)
     return TrackSettings(
         travel=travel.way,
         min_gap=travel.min_gap,
@@ -468,6 +547,10 @@ def _track_settings(line: LineConfig) -> TrackSettings | None:
         steady_ns=round(travel.steady_ms * 1e6),
         # Half of what two parts are apart at least, so that an edge more or less raises no alarm.
         min_advance=travel.closest / 2 if travel.mode == "distance" else 0.0,
+        view_from_ns=pick.delay_ns,
+        view_until_ns=pick.delay_ns + pick.within_ns + pick.latency_ns,
+        view_from=travel.view_from or 0.0,
+        view_until=travel.view_until,
     )
 
 
@@ -484,7 +567,8 @@ def pick_settings(line: LineConfig, period_ms: float | None = None) -> PickSetti
     """
     camera = line.camera
     period = camera.period_ms if period_ms is None else period_ms
-    exposure = period if camera.exposure_us is None else camera.exposure_us / 1e3
+    exposure_us = camera.asked.exposure_us
+    exposure = period if exposure_us is None else exposure_us / 1e3
     latency = exposure + period if camera.latency_ms is None else camera.latency_ms
     within = 2 * period if camera.frame_within_ms is None else camera.frame_within_ms
     patience = within + latency + period + 100 if camera.patience_ms is None else camera.patience_ms

@@ -33,15 +33,13 @@ class Timeline(msgspec.Struct, frozen=True, kw_only=True):
     """All in milliseconds after the trigger, or after the frame's timestamp on a line without one; on a belt with an
     encoder at its highest speed.
 
-    The exposure begins between ``in_view_ms`` and ``exposed_ms``, its frame has a timestamp of at most ``frame_ms``, its
-    verdict comes at ``scored_ms`` at the latest (without the model's time where that was not measured). The part is decided
+    The exposure begins at ``in_view_ms`` at the earliest, its frame has a timestamp of at most ``frame_ms``, its verdict comes at ``scored_ms`` at the latest (without the model's time where that was not measured). The part is decided
     on at ``decided_ms`` and is at the ejector at ``ejector_ms``; the next one, at the minimum gap, at ``next_ms``.
     ``decided_ms`` is None where the verdict makes the pulse at once.
     """
 
     triggered: bool
     in_view_ms: float
-    exposed_ms: float
     frame_ms: float
     scored_ms: float
     model_ms: float | None
@@ -68,15 +66,14 @@ def timeline(line: LineConfig, measured: Measured | None = None) -> Timeline:
     way = 0.0 if travel is None else travel.way / travel.units_per_ms
     lead = lead_ns(line) / 1e6
     if trigger is None:
-        in_view, exposed, frame = -latency, 0.0, 0.0
+        in_view, frame = -latency, 0.0
         # A frame waits for the one before it, unless a newer one replaces it.
         scored = min(period, model) + model + MARGIN_MS
         decided = way - lead if travel is not None and way > 0 else None
         after = scored if decided is None else way
     else:
         in_view = trigger.delay_ms
-        exposed = in_view + period
-        frame = exposed + latency
+        frame = in_view + period + latency
         scored = frame + model + MARGIN_MS
         decided = way - lead - AHEAD_MS
         after = way
@@ -84,7 +81,6 @@ def timeline(line: LineConfig, measured: Measured | None = None) -> Timeline:
     return Timeline(
         triggered=trigger is not None,
         in_view_ms=in_view,
-        exposed_ms=exposed,
         frame_ms=frame,
         scored_ms=scored,
         model_ms=measured.model_p99_ms,
