@@ -21,18 +21,19 @@ import pytest
 from click.testing import CliRunner
 
 from edge_ad.cli.run import command
-from edge_ad_runtime.actuation import Actuator
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration
-from edge_ad_runtime.cameras import parse_camera
+from edge_ad_runtime.cameras import CameraSource, parse_camera
 from edge_ad_runtime.errors import CameraError, InputError, OutputError
 from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.inspector import Inspection, Inspector, open_inspector
-from edge_ad_runtime.line import LineSummary, run_line
-from edge_ad_runtime.outputs import parse_output
+from edge_ad_runtime.line.assembly import Devices, Line
+from edge_ad_runtime.line.config import from_options
+from edge_ad_runtime.line.summary import LineSummary
+from edge_ad_runtime.outputs import OutputConfig, parse_output
 from edge_ad_runtime.outputs.mock import MockConfig
 from edge_ad_runtime.sinks import parse_sink
-from edge_ad_runtime.sinks.base import MAX_WAITING
+from edge_ad_runtime.sinks.base import MAX_WAITING, Sink
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.verdict import Verdict
 from tests.conftest import bad_part, good_part
@@ -98,6 +99,22 @@ class Scripted:
         return Inspection(step, self.calibration.threshold, verdict, np.zeros((1, 1), np.float32), 0, 0)
 
 
+def run_free(
+    inspector: Any,
+    source: CameraSource,
+    outputs: Sequence[OutputConfig] = (),
+    *,
+    sinks: Sequence[Sink] = (),
+    stop: StopRequest | None = None,
+    limit: int | None = None,
+    on_part: Callable[[PartEvent], None] | None = None,
+) -> LineSummary:
+    """A line without a trigger whose guard is a thread, so that pretended outputs can be looked at."""
+    devices = Devices(camera=source, outputs=outputs, sinks=sinks)
+    line = Line(from_options("a test"), inspector, devices=devices, stop=stop, limit=limit, on_part=on_part)
+    return line.run()
+
+
 def run(
     inspector: Any,
     camera: str,
@@ -110,15 +127,14 @@ def run(
     stop = stop or StopRequest()
     events: list[PartEvent] = []
     source = parse_camera(camera, fps=fps, stop=stop)
-    actuators = [Actuator(config) for config in configs]
-    summary = run_line(inspector, source, actuators, None, stop, limit=limit, on_part=events.append)
+    summary = run_free(inspector, source, configs, stop=stop, limit=limit, on_part=events.append)
     return summary, events
 
 
 def test_every_part_gets_its_verdict_and_rejects_and_faults_a_pulse(
     inspector: Inspector, parts: Path
 ) -> None:
-    output = mock("mock://x?pulse_ms=10")
+    output = mock("mock://x?pulse_ms=10&safe=off")
     summary, events = run(inspector, str(parts), [output], fps=30)
     assert [e.part for e in events] == list(range(1, 11))
     assert [e.source for e in events] == [str(parts / f"{i}.png") for i in range(10)]
@@ -145,7 +161,7 @@ def test_every_part_gets_its_verdict_and_rejects_and_faults_a_pulse(
 
 
 def test_the_pulse_of_a_part_is_timed_from_its_frame(inspector: Inspector, parts: Path) -> None:
-    output = mock("mock://x?pulse_ms=20&delay_ms=150")
+    output = mock("mock://x?pulse_ms=20&delay_ms=150&safe=off")
     _, events = run(inspector, str(parts / "3.png"), [output])
     (_, _), (on, _), (off, _), (_, _) = output.device.history
     assert states(output) == [OFF, ON, OFF, OFF], "the end waits for the pulse"
@@ -167,7 +183,7 @@ def test_what_goes_wrong_with_a_part_is_a_fault_and_a_reject(
     tiny_bundle: Path, parts: Path, step: float | Exception, said: str
 ) -> None:
     calibration = open_bundle(tiny_bundle).calibration
-    output = mock("mock://x?pulse_ms=1")
+    output = mock("mock://x?pulse_ms=1&safe=off")
     summary, events = run(Scripted(calibration, [0.0, step, 0.0]), f"{parts}/[0-2].png", [output], fps=50)
     assert [e.verdict for e in events] == ["pass", "fault", "pass"]
     assert said in (events[1].fault or "")
@@ -232,9 +248,8 @@ def test_a_network_camera_that_comes_back_is_used_again(inspector: Inspector) ->
     address = f"http://admin:s3cret@127.0.0.1:{camera.port}/x?pwd=s3cret"
     output = mock("mock://x?safe=on&pulse_ms=1")
     try:
-        summary = run_line(
-            inspector, parse_camera(address, stop=stop), [Actuator(output)], None, stop, on_part=on_part
-        )
+        source = parse_camera(address, stop=stop)
+        summary = run_free(inspector, source, [output], stop=stop, on_part=on_part)
     finally:
         camera.stop()
     assert summary.reconnects >= 1
@@ -247,7 +262,7 @@ def test_a_file_source_that_fails_is_an_error_and_leaves_the_output_safe(
 ) -> None:
     video = tmp_path / "belt.mp4"
     video.write_bytes(b"no video")
-    output = mock("mock://x")
+    output = mock("mock://x?safe=off")
     with pytest.raises(CameraError, match=r"belt\.mp4"):
         run(inspector, str(video), [output])
     assert states(output) == [OFF, OFF]
@@ -259,24 +274,21 @@ def test_a_crash_of_the_loop_leaves_the_output_safe(inspector: Inspector, parts:
             board.wait_for(8)
             raise ZeroDivisionError
 
-    actuator = Actuator(parse_output(f"serial://{board.port}?pulse_ms=60000"))
+    output = parse_output(f"serial://{board.port}?pulse_ms=60000&safe=off")
     with pytest.raises(ZeroDivisionError):
-        run_line(inspector, parse_camera(str(parts)), [actuator], None, StopRequest(), on_part=crash)
+        run_free(inspector, parse_camera(str(parts)), [output], on_part=crash)
     assert lcus_states(board.read_available()) == [OFF, ON, OFF]
 
 
 def test_an_output_that_is_not_safe_at_the_end_is_an_error(inspector: Inspector, good_folder: Path) -> None:
-    first, second = mock("mock://first?fail=1-99"), mock("mock://second")
-    actuators = [Actuator(first), Actuator(second)]
-    while len(states(first)) < 1:
-        time.sleep(0.005)
+    first, second = mock("mock://first?fail=1-99&safe=off"), mock("mock://second?safe=off")
     with pytest.raises(OutputError, match=r"mock://first.*check it by hand"):
-        run_line(inspector, parse_camera(str(good_folder)), actuators, None, StopRequest())
+        run_free(inspector, parse_camera(str(good_folder)), [first, second])
     assert states(second) == [OFF, OFF], "the other output is closed all the same"
 
 
 def test_a_slow_output_does_not_delay_verdicts(inspector: Inspector, parts: Path) -> None:
-    slow, quick = mock("mock://slow?slow_ms=1000"), mock("mock://quick?pulse_ms=5")
+    slow, quick = mock("mock://slow?slow_ms=1000&safe=off"), mock("mock://quick?pulse_ms=5&safe=off")
     start = time.monotonic_ns()
     summary, events = run(inspector, f"{parts}/[3-7].png", [slow, quick], fps=50)
     assert summary.latency_ms_p99 is not None
@@ -288,11 +300,9 @@ def test_a_slow_output_does_not_delay_verdicts(inspector: Inspector, parts: Path
 
 def test_an_output_that_is_away_does_not_delay_verdicts(inspector: Inspector, parts: Path) -> None:
     broken = mock("mock://broken?fail=1-9999&absent=2-9999")
-    actuator = Actuator(broken)
     with pytest.raises(OutputError, match="check it by hand"):
-        run_line(inspector, parse_camera(str(parts), fps=100), [actuator], None, StopRequest())
-    assert actuator.stats.pulses == 3
-    assert actuator.stats.missed >= 1
+        run_free(inspector, parse_camera(str(parts), fps=100), [broken])
+    assert broken.device.commands > 1
 
 
 # Events
@@ -316,9 +326,8 @@ def event(part: int = 1) -> PartEvent:
 
 
 def test_a_full_disk_does_not_stop_the_line(inspector: Inspector, parts: Path) -> None:
-    stop = StopRequest()
     events = parse_sink("jsonl:/dev/full").open()
-    summary = run_line(inspector, parse_camera(str(parts)), [], events, stop)
+    summary = run_free(inspector, parse_camera(str(parts)), sinks=[events])
     assert (summary.parts, summary.lost_events) == (10, 10)
 
 
@@ -333,9 +342,7 @@ def test_a_reader_that_has_stopped_does_not_stop_the_line(
     for i in range(MAX_WAITING):
         events.write(event(i))
     start = time.monotonic()
-    summary = run_line(
-        inspector, parse_camera(f"mock:{parts}?loop=1&drop=5"), [], events, StopRequest(), limit=4
-    )
+    summary = run_free(inspector, parse_camera(f"mock:{parts}?loop=1&drop=5"), sinks=[events], limit=4)
     assert time.monotonic() - start < 3
     assert summary.parts == 4
     assert summary.lost_events > 1000
@@ -375,8 +382,8 @@ def test_the_command_sends_the_right_bytes_for_each_rejected_part(
         tiny_bundle,
         tmp_path,
         *("--camera", str(parts), "--fps", "10", "--events", "jsonl:parts.jsonl", "--json"),
-        *("--reject", f"serial://{board.port}?protocol=lcus1&pulse_ms=15"),
-        *("--reject", f"serial://{second.port}?protocol=kmtronic&channel=2&pulse_ms=15"),
+        *("--reject", f"serial://{board.port}?protocol=lcus1&pulse_ms=15&safe=off"),
+        *("--reject", f"serial://{second.port}?protocol=kmtronic&channel=2&pulse_ms=15&safe=off"),
     )
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -418,7 +425,7 @@ def test_a_signal_ends_the_run_and_leaves_the_relay_off(
         tiny_bundle,
         tmp_path,
         *("--camera", f"mock:{parts}?fps=50&loop=1&drop=5", "--events", "jsonl:parts.jsonl"),
-        *("--reject", f"serial://{board.port}?pulse_ms=60000"),
+        *("--reject", f"serial://{board.port}?pulse_ms=60000&safe=off"),
     )
     assert lcus_states(board.wait_for(8, 60)) == [OFF, ON]
     process.send_signal(number)

@@ -1,51 +1,51 @@
-"""``edge-ad run``: inspect parts from a camera and drive the reject outputs."""
+"""``edge-ad run``: inspect parts from a camera and have the bad ones rejected."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import click
 import msgspec
 
 from edge_ad_calibration.history import History
-from edge_ad_runtime.actuation import open_actuators
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration
-from edge_ad_runtime.cameras import parse_camera
+from edge_ad_runtime.cameras import parse_camera, redact
 from edge_ad_runtime.errors import InputError
-from edge_ad_runtime.events import PartEvent, open_events, parse_events
+from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.inspector import Inspector
-from edge_ad_runtime.line import LineSummary, run_line
-from edge_ad_runtime.outputs import OutputConfig, parse_output
+from edge_ad_runtime.line.assembly import Line, latency_ns
+from edge_ad_runtime.line.check import check_bundle, check_line
+from edge_ad_runtime.line.config import CameraSection, LineConfig, RecordsSection, ScorerSection, from_options
+from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
+from edge_ad_runtime.line.summary import LineSummary
+from edge_ad_runtime.line.timeline import Measured
+from edge_ad_runtime.sinks import parse_sink
 from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.stopping import StopRequest, stop_on_signals
-
-_T = TypeVar("_T")
-
-
-def _usage(option: str, parse: Callable[[], _T]) -> _T:
-    """What cannot be understood is wrong usage; what cannot be opened is a failure of the job."""
-    try:
-        return parse()
-    except InputError as error:
-        raise click.BadParameter(str(error), param_hint=option) from error
 
 
 @click.command("run")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @click.option(
+    "--line",
+    "line_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The line file: camera, trigger, travel, outputs, policy (docs/line.md).",
+)
+@click.option(
     "--camera",
-    required=True,
     metavar="SOURCE",
-    help="0, /dev/video0, rtsp://…, http://…, a video, an image, a folder, a glob, or mock:FOLDER.",
+    help="0, /dev/video0, rtsp://…, http://…, a video, an image, a folder, a glob, or mock:FOLDER; "
+    "in place of the line file's.",
 )
 @click.option(
     "--reject",
@@ -53,9 +53,15 @@ def _usage(option: str, parse: Callable[[], _T]) -> _T:
     multiple=True,
     metavar="URL",
     help="Reject output, repeatable: serial:///dev/ttyUSB0?protocol=lcus1&pulse_ms=50, "
-    "gpio://gpiochip0/17, mock://name. All take pulse_ms, delay_ms, safe=off|on.",
+    "gpio://gpiochip0/17, modbus-tcp://…, mock://name. All take pulse_ms, delay_ms, safe=auto|off|on.",
 )
-@click.option("--events", "events_text", metavar="SINK", help="Record of every part: jsonl:FILE or jsonl:-.")
+@click.option(
+    "--events",
+    "events",
+    multiple=True,
+    metavar="SINK",
+    help="Record of every part, repeatable: jsonl:FILE, jsonl:-, mqtt://…, http://….",
+)
 @click.option("--limit", type=click.IntRange(1), help="Stop after this many parts.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads of the engine [default: all cores].")
 @click.option(
@@ -72,38 +78,97 @@ def _usage(option: str, parse: Callable[[], _T]) -> _T:
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON to standard output.")
 def command(
     bundle_path: Path,
-    camera: str,
+    line_path: Path | None,
+    camera: str | None,
     rejects: tuple[str, ...],
-    events_text: str | None,
+    events: tuple[str, ...],
     limit: int | None,
     threads: int | None,
     fps: float | None,
     state_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Inspect every part that SOURCE shows with BUNDLE, until it ends or SIGINT or SIGTERM comes.
+    """Inspect every part with BUNDLE, until the camera's source ends or SIGINT or SIGTERM comes.
 
-    A part above the threshold, and a part that cannot be inspected (a fault), gives a pulse on every
-    --reject output. The calibration in use is the current field calibration, else the bundle's own.
+    A part above the threshold, a part that cannot be inspected (a fault) and a part without a verdict in time are
+    rejected, by a small process of its own that also acts when this one dies. The calibration in use is the
+    current field calibration, else the bundle's own.
     """
     logging.basicConfig(format="edge-ad: %(message)s", level=logging.WARNING, stream=sys.stderr)
+    file = None if line_path is None else read_line_file(line_path)
+    config = _config(file, camera, rejects, events, threads, fps)
+    state = state_dir or default_state_dir()
     with stop_on_signals() as stop, _stop_on_hangup(stop):
-        source = _usage("--camera", partial(parse_camera, camera, fps=fps, stop=stop))
-        configs = [_usage("--reject", partial(parse_output, url)) for url in rejects]
-        if events_text is not None:
-            _usage("--events", partial(parse_events, events_text))
+        if config.scorer.nice:
+            os.nice(config.scorer.nice)
         bundle = open_bundle(bundle_path)
-        calibration = History(state_dir or default_state_dir(), bundle).current()
-        inspector = Inspector(bundle, calibration, threads)
+        calibration = History(state, bundle).current()
+        if config.threshold is not None:
+            calibration = msgspec.structs.replace(calibration, threshold=config.threshold.score)
+        inspector = Inspector(bundle, calibration, config.scorer.threads)
         inspector.self_test()
-        inspector.warm_up()
-        events = None if events_text is None else open_events(events_text)
-        actuators = open_actuators(configs)
-        _say(_opening(bundle.manifest.name, inspector.engine.name, source.name, configs, calibration))
-        summary = run_line(inspector, source, actuators, events, stop, limit=limit, on_part=_report_part)
+        if file is not None:
+            _check(config, inspector, file)
+        line = Line(config, inspector, state=state, stop=stop, limit=limit, on_part=_report_part)
+        _say(_opening(config, inspector, calibration))
+        summary = line.run()
     _say(_closing(summary))
     if as_json:
         click.echo(msgspec.json.encode(summary).decode())
+
+
+def _config(
+    file: LineFile | None,
+    camera: str | None,
+    rejects: Sequence[str],
+    events: Sequence[str],
+    threads: int | None,
+    fps: float | None,
+) -> LineConfig:
+    """The line that file and options describe; what cannot be understood is wrong usage."""
+    if file is not None:
+        if rejects or fps is not None:
+            raise click.UsageError("--reject and --fps belong into the line file")
+        config = file.config
+        if camera is not None:
+            section = msgspec.structs.asdict(config.camera)
+            config = msgspec.structs.replace(config, camera=CameraSection(**{**section, "source": camera}))
+        if events:
+            config = msgspec.structs.replace(
+                config, records=RecordsSection(sinks=(*config.records.sinks, *events))
+            )
+        if threads is not None:
+            config = msgspec.structs.replace(
+                config, scorer=ScorerSection(threads=threads, nice=config.scorer.nice)
+            )
+        return config
+    if camera is None:
+        raise click.UsageError("give --camera SOURCE, or --line FILE")
+    try:
+        parse_camera(camera, fps=fps)
+        for text in events:
+            parse_sink(text)
+        # Two lines on one machine must not share a guard, and the same line must find its own again.
+        name = "run-" + hashlib.sha256("\n".join([camera, *rejects]).encode()).hexdigest()[:8]
+        return from_options(camera, rejects, name=name, fps=fps, records=events, threads=threads)
+    except InputError as error:
+        raise click.UsageError(str(error)) from error
+
+
+def _check(config: LineConfig, inspector: Inspector, file: LineFile) -> None:
+    """Refuse a line that cannot work with this model on this machine; tell what is doubtful."""
+    measured = Measured(model_p99_ms=latency_ns(inspector) / 1e6)
+    located = file.locate(
+        [
+            *check_line(config, measured),
+            *check_bundle(config, inspector.bundle.manifest.preprocess),
+        ]
+    )
+    errors = [(problem, line) for problem, line in located if problem.level != "warning"]
+    if errors:
+        raise LineFileError(str(file.path), errors)
+    for problem, line in located:
+        _say(told(str(file.path), problem, line))
 
 
 @contextmanager
@@ -129,26 +194,27 @@ def _say(text: str) -> None:
 def _report_part(event: PartEvent) -> None:
     if event.verdict == "pass":
         return
-    detail = event.fault or f"score {event.score:.4g} > {event.threshold:.4g}"
-    _say(f"part {event.part}: {event.verdict}, {detail}, {event.source}, {event.latency_ms:.1f} ms")
+    detail = event.fault or event.fault_kind or f"score {event.score:.4g} > {event.threshold:.4g}"
+    latency = "" if event.latency_ms is None else f", {event.latency_ms:.1f} ms"
+    _say(f"part {event.part}: {event.verdict}, {detail}, {event.source}{latency}")
 
 
-def _opening(
-    bundle: str, engine: str, source: str, configs: list[OutputConfig], calibration: Calibration
-) -> str:
+def _opening(config: LineConfig, inspector: Inspector, calibration: Calibration) -> str:
     origin = f"{calibration.images} images, {calibration.created}, {calibration.source}"
     lines = [
-        f"bundle       {bundle} ({engine})",
-        f"camera       {source}",
+        f"bundle       {inspector.bundle.manifest.name} ({inspector.engine.name})",
+        f"camera       {redact(config.camera.source)}",
         f"calibration  threshold {calibration.threshold:.4g}, {origin}",
     ]
-    for config in configs:
-        timing = config.timing
+    if config.trigger is not None:
+        lines.append(f"trigger      {redact(config.trigger.source)}")
+    for output in config.outputs:
+        timing = output.timing
         lines.append(
-            f"reject       {config.name}: {timing.pulse_ms:g} ms, delay {timing.delay_ms:g} ms, "
+            f"reject       {redact(output.url)}: {timing.pulse_ms:g} ms, delay {timing.delay_ms:g} ms, "
             f"safe state {timing.safe}"
         )
-    return "\n".join(lines if configs else [*lines, "reject       no output (--reject)"])
+    return "\n".join(lines if config.outputs else [*lines, "reject       no output (--reject)"])
 
 
 def _closing(s: LineSummary) -> str:
@@ -158,10 +224,14 @@ def _closing(s: LineSummary) -> str:
     troubles = {
         "frames dropped": s.dropped_frames,
         "reconnects": s.reconnects,
+        "triggers lost": s.lost_triggers,
+        "verdicts late": s.late_verdicts,
         "pulses late": s.late_pulses,
         "pulses missed": s.missed_pulses,
         "pulses cancelled": sum(o.cancelled for o in s.outputs),
         "output errors": sum(o.errors for o in s.outputs),
         "events lost": s.lost_events,
+        "times the scorer was silent": s.scorer_losses,
+        "restarts of the guard": s.guard_restarts,
     }
     return "; ".join([text, *(f"{n} {what}" for what, n in troubles.items() if n)])
