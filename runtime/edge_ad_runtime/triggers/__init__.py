@@ -10,10 +10,10 @@
                                                    ``line=T`` every line ``T`` or ``T 17``, whose number
                                                    tells of lost ones; ``baud`` (9600)
 ``modbus-tcp://192.168.0.10:502/coil/3``           a ``coil`` or ``discrete`` input with its ``edge``, or a
-``modbus-rtu:///dev/ttyUSB0/holding/7?bits=32``    counter of parts in a ``holding`` or ``input`` register,
-                                                   ``bits`` 16 or 32, ``words`` (``high-first``,
+``modbus-rtu:///dev/ttyUSB0/register/7?bits=32``   counter of parts in a holding ``register`` or an ``input``
+                                                   register, ``bits`` 16 or 32, ``words`` (``high-first``,
                                                    ``low-first``); ``poll_ms``, ``timeout_ms``, ``unit`` (1);
-                                                   ``baud`` (19200), ``parity`` (``N``), ``stopbits`` (1)
+                                                   ``baud`` (9600), ``parity`` (``none``), ``stop`` (1)
                                                    (extra ``modbus``)
 ``socket:///run/line1.sock?mode=660``              each datagram at a local socket
 ``udp://127.0.0.1:9000``                           each datagram at a port of this machine
@@ -22,7 +22,7 @@
                                                    ``both``), or with ``b=22`` of two lines in quadrature,
                                                    with ``max_back`` counts backwards at most
 ``serial:///dev/ttyUSB0?max_rate=5000``            counts as lines of text; ``baud``, ``max_back``
-``modbus-tcp://…/holding/7?max_rate=5000``         a counter register, as above, with ``max_back``
+``modbus-tcp://…/register/7?max_rate=5000``        a counter register, as above, with ``max_back``
 **Belt signals** (active while the belt runs)
 ``gpio://…``, ``modbus-…/coil/3``                  with ``active_low``
 **For tests**, all three

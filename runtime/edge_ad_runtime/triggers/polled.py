@@ -170,7 +170,7 @@ class PolledSource(Generic[Event]):
         self._reading: Reading[Event] = reading
         self._events: deque[Event] = deque()
         self._failure: TriggerError | None = None
-        self._closed = False
+        self._closed = self._hangs = False
         self._stop = threading.Event()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         if event is not None:
@@ -198,6 +198,7 @@ class PolledSource(Generic[Event]):
             raise failure
         silent = time.monotonic_ns() - self._asked_ns
         if silent > _HUNG_TIMEOUTS * self._timeout_ns:
+            self._hangs = True
             raise TriggerError(f"{self.name}: its driver hangs for {silent / 1e6:.0f} ms", self._asked_ns)
         return []
 
@@ -206,7 +207,8 @@ class PolledSource(Generic[Event]):
             return
         self._closed = True
         self._stop.set()
-        self._thread.join(2 * self._timeout_ns / 1e9)
+        if not self._hangs:
+            self._thread.join(2 * self._timeout_ns / 1e9)
         # A thread that hangs still wakes up with this number, so it is never given to another file.
         if not self._thread.is_alive():
             os.close(self._wake)
