@@ -22,13 +22,16 @@ import msgspec
 
 from edge_ad_runtime.clock import Clock, MonotonicClock
 from edge_ad_runtime.errors import EdgeAdError, OutputError
-from edge_ad_runtime.outputs.base import Output, OutputConfig
+from edge_ad_runtime.outputs.base import Output, OutputConfig, PulsedOutput
+from edge_ad_runtime.outputs.board_timer import BoardTimer
 from edge_ad_runtime.tracking.pulses import Pulse, PulsePlan
 
 _log = logging.getLogger(__name__)
 
 FIRST_RETRY_NS = 50_000_000
 LAST_RETRY_NS = 2_000_000_000
+# A pulse that has lost more than this at its beginning is not given to a device's timer, which would end it too late.
+_TIMED_LATE_NS = 5_000_000
 # How long close() waits for a command that is under way; a serial port gives up after 0.5 s.
 CLOSE_PATIENCE_S = 5.0
 
@@ -91,6 +94,8 @@ class Actuator:
         self._backoff = FIRST_RETRY_NS
         self._count = {"pulses": 0, "late": 0, "missed": 0, "cancelled": 0, "errors": 0}
         self._trouble: str | None = None
+        self._last_failure: str | None = None
+        self._timer = BoardTimer()
         self._output: Output | None = None
         try:
             self._output = config.open()
@@ -157,6 +162,11 @@ class Actuator:
     def trouble(self) -> str | None:
         """What is wrong with the output; None while it takes its commands."""
         return self._trouble
+
+    @property
+    def last_failure(self) -> tuple[int, str | None]:
+        """How many commands and openings have failed, and what was wrong the last time."""
+        return self._count["errors"], self._last_failure
 
     @property
     def dead(self) -> bool:
@@ -231,10 +241,12 @@ class Actuator:
         held = (self._held or self._held_until is not None) and self._held_level
         wanted = planned or held
         may_try = self._retry_at is None or now >= self._retry_at
-        if wanted != self._level and may_try:
+        until = None if held or not planned else self._plan.until(now)
+        tell = wanted and self._level is True and self._timer.must_tell(now, until)
+        if (wanted != self._level or tell) and may_try:
             self._wakeup.release()
             try:
-                failure = self._command(wanted)
+                failure = self._command(wanted, until if wanted else None)
                 if failure is None:
                     self._succeed()
                 else:
@@ -245,20 +257,37 @@ class Actuator:
                 self._wakeup.acquire()
             self._note(wanted, failure is None)
             return
-        times = (self._plan.next_edge(now), self._retry_at, self._held_until)
+        times = (self._plan.next_edge(now), self._retry_at, self._held_until, self._timer.next_time(now))
         self._clock.wait(self._wakeup, min((t for t in times if t is not None), default=None))
 
-    def _command(self, level: bool) -> EdgeAdError | None:
-        """Set the level, opening the output first where needed; what went wrong is returned."""
+    def _command(self, level: bool, until_ns: int | None = None) -> EdgeAdError | None:
+        """Set the level, opening the output first where needed; what went wrong is returned. ``until_ns`` is when a
+        rejection is to end, where that is known."""
         try:
             if self._output is None:
                 self._output = self._config.open()
-            self._output.set(self._timing.drives(level))
+            now = self._clock.now_ns()
+            if isinstance(self._output, PulsedOutput) and self._is_one_pulse(now, until_ns):
+                try:
+                    self._output.pulse()
+                finally:
+                    # Also when the answer was lost: it may have begun.
+                    self._timer.started(now, self._clock.now_ns(), self._timing.pulse_ns)
+            else:
+                self._output.set(self._timing.drives(level))
+                if level:
+                    self._timer.told(now)
         except EdgeAdError as error:
             return error
         except Exception as error:  # noqa: BLE001 - whatever a driver raises, the actuator goes on
             return OutputError(f"{self.name}: {type(error).__name__}: {error}")
         return None
+
+    def _is_one_pulse(self, now_ns: int, until_ns: int | None) -> bool:
+        """Whether a device's timer, which knows one length only, would end what is to begin now when it has to end."""
+        if until_ns is None or self._timer.pending(now_ns):
+            return False
+        return 0 <= now_ns + self._timing.pulse_ns - until_ns <= _TIMED_LATE_NS
 
     def _succeed(self) -> None:
         if self._retry_at is not None:
@@ -267,7 +296,7 @@ class Actuator:
 
     def _fail(self, failure: EdgeAdError) -> None:
         self._count["errors"] += 1
-        self._trouble = str(failure)
+        self._trouble = self._last_failure = str(failure)
         if self._retry_at is None:
             _log.warning("%s (is reopened until it works)", failure)
             # The first attempt follows at once: a board that was plugged in again costs no pulse.

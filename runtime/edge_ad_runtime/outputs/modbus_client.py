@@ -9,11 +9,14 @@ import logging
 import select
 import socket
 import struct
-import time
+from collections.abc import Callable
+from time import monotonic
+from time import sleep as pause
 from typing import Any, Literal
 
 import serial
 from pymodbus.client import ModbusSerialClient, ModbusTcpClient
+from pymodbus.exceptions import ModbusIOException
 from pymodbus.pdu import ExceptionResponse, ModbusPDU
 
 from edge_ad_runtime.errors import OutputError
@@ -139,12 +142,8 @@ class Connection:
             OutputError: the device refuses, answers something else, or does not answer.
             Exception: whatever the driver raises.
         """
-        self._be_ready()
-        try:
-            answer: Any = getattr(self._client, _READERS[table])(address, count=count, device_id=unit)
-        finally:
-            self._free_at = time.monotonic() + self._silence_s
-        _check_accepted(answer)
+        read = getattr(self._client, _READERS[table])
+        answer = self._ask(lambda: read(address, count=count, device_id=unit))
         values = answer.bits[:count] if table in ("coil", "discrete") else answer.registers
         if len(values) != count:
             raise OutputError(f"the device answers something else ({answer})")
@@ -157,21 +156,31 @@ class Connection:
             OutputError: the device refuses, answers something else, or does not answer.
             Exception: whatever the driver raises.
         """
-        self._be_ready()
         kind = _WriteCoil if function == WRITE_COIL else _WriteRegister
-        try:
-            answer: Any = self._client.execute(False, kind(dev_id=unit, address=address, registers=[value]))
-        finally:
-            self._free_at = time.monotonic() + self._silence_s
-        _check_accepted(answer)
+        request = kind(dev_id=unit, address=address, registers=[value])
+        answer = self._ask(lambda: self._client.execute(False, request))
         if not isinstance(answer, kind) or (answer.address, *answer.registers) != (address, value):
             raise OutputError(f"the device answers something else ({answer})")
 
-    def _be_ready(self) -> None:
+    def _ask(self, send: Callable[[], Any]) -> Any:
+        """The answer to a request, which is not a refusal."""
         if isinstance(self._client, _TcpClient):
             self._client.drop_if_ended()
-        elif (wait := self._free_at - time.monotonic()) > 0:
-            time.sleep(wait)
+        elif (wait := self._free_at - monotonic()) > 0:
+            pause(wait)
+        try:
+            answer = send()
+        except ModbusIOException as error:
+            timeout = self._client.comm_params.timeout_connect * 1e3
+            raise OutputError(f"the device does not answer as it should within {timeout:g} ms") from error
+        finally:
+            self._free_at = monotonic() + self._silence_s
+        if isinstance(answer, ExceptionResponse):
+            code = answer.exception_code
+            raise OutputError(
+                f"is refused by the device: {_EXCEPTIONS.get(code, 'unknown reason')} (exception {code})"
+            )
+        return answer
 
     def close(self) -> None:
         self._client.close()  # type: ignore[no-untyped-call]
@@ -183,14 +192,6 @@ class Connection:
                 self._client.socket.reset_output_buffer()
         finally:
             self._client.close()  # type: ignore[no-untyped-call]
-
-
-def _check_accepted(answer: Any) -> None:
-    if isinstance(answer, ExceptionResponse):
-        code = answer.exception_code
-        raise OutputError(
-            f"is refused by the device: {_EXCEPTIONS.get(code, 'unknown reason')} (exception {code})"
-        )
 
 
 def connect(link: TcpLink | RtuLink) -> Connection:

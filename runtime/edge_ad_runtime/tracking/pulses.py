@@ -81,6 +81,20 @@ class PulsePlan:
             times += [on] if off is None else [on, off]
         return min((t for t in times if t > now_ns), default=None)
 
+    def until(self, now_ns: int) -> int | None:
+        """Until when it stays active at least, as planned so far; None without an end. Asked after :meth:`level` was True.
+        What is planned later may prolong it."""
+        spans: list[tuple[int, int | None]] = [(p.on_ns - self._min_off_ns, p.off_ns) for p in self._waiting]
+        spans += self._holds.values()
+        end = self._active_until or now_ns
+        for on, off in sorted(spans, key=lambda span: span[0]):
+            if on > max(end, now_ns):
+                break
+            if off is None:
+                return None
+            end = max(end, off)
+        return end
+
     @property
     def busy(self) -> bool:
         """Whether pulses wait or are under way; holds without an end do not count."""
