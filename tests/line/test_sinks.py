@@ -26,7 +26,6 @@ from edge_ad_runtime.sinks.jsonl import JsonLinesConfig
 from edge_ad_runtime.sinks.mqtt import LineState, MqttConfig
 from edge_ad_runtime.sinks.schema import main, record_schema
 from edge_ad_runtime.sinks.webhook import WebhookConfig
-from tests.line.broker import MOSQUITTO, Broker
 from tests.line.records import record, wait_until
 from tests.line.web_server import Request, WebServer
 
@@ -186,9 +185,11 @@ def stuck(kind: str, folder: Path, server: WebServer, closing: list[Callable[[],
     if kind == "webhook":
         server.status = "hang"
         return parse_sink(f"http://127.0.0.1:{server.port}/").open()
+    pytest.importorskip("paho.mqtt", reason="paho-mqtt is not installed: pip install 'edge-ad[mqtt]'")
+    from tests.line.broker import MOSQUITTO, Broker
+
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed: apt-get install mosquitto")
-    pytest.importorskip("paho.mqtt")
     broker = Broker(folder, {"line": "pw"})
     closing.append(broker.kill)
     sink = parse_sink(f"mqtt://line:pw@127.0.0.1:{broker.port}/x").open()
