@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE, fit_calibration
 from edge_ad_calibration.fit import MIN_IMAGES as FIT_MIN_IMAGES
 from edge_ad_calibration.history import History
 from edge_ad_runtime.calibration import Calibration, MixChoice
+from edge_ad_runtime.camera_state import CameraState
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError
 from edge_ad_runtime.inspector import Inspector
@@ -99,6 +100,7 @@ def recalibrate(
     names: Sequence[str] | None = None,
     force: bool = False,
     dry_run: bool = False,
+    camera: Callable[[], CameraState | None] | None = None,
 ) -> RecalibrationResult:
     """Refit quantiles and threshold on images of good parts, check them, and make them current.
 
@@ -119,6 +121,7 @@ def recalibrate(
         force: write in spite of the checks; they become warnings. Fewer than five different images are
             refused all the same.
         dry_run: do everything but write.
+        camera: says, after the last image, how the camera stood; recorded with the calibration.
 
     Raises:
         RecalibrationRefused: a check failed and ``force`` is not set.
@@ -142,6 +145,8 @@ def recalibrate(
         false_reject_rate=false_reject_rate,
         threshold=threshold,
     )
+    if camera is not None:
+        after = msgspec.structs.replace(after, camera=camera())
     scores, old_scores = ([apply_calibration(m, c)[1] for m in seen.maps] for c in (after, before))
     suspects = tuple(seen.indices[i] for i in find_outliers(scores))
     problems += [*_problems_of_suspects(suspects, names), *_problems_of_change(factory, after)]

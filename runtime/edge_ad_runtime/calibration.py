@@ -8,13 +8,14 @@ from typing import Literal
 import msgspec
 import numpy as np
 
+from edge_ad_runtime.camera_state import CameraState
 from edge_ad_runtime.errors import CalibrationError, InputError
 from edge_ad_runtime.score_rule import parse_score
 from edge_ad_runtime.types import FloatArray
 
-FORMAT_VERSION = 2
-# Version 1 had no background; everything else is the same.
-_READABLE = (1, FORMAT_VERSION)
+FORMAT_VERSION = 3
+# Version 1 had no background, version 2 no camera; everything else is the same.
+_READABLE = (1, 2, FORMAT_VERSION)
 
 
 class Quantiles(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -109,7 +110,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     ``false_reject_rate`` is the share of good parts that the threshold was chosen to reject; ``images``
     the number of good images of the fit; ``created`` a wall-clock label (ISO 8601); ``source`` says what
     the images were; ``score`` is the rule for the image's score, see :mod:`edge_ad_runtime.score_rule`;
-    ``background`` is taken off the autoencoder map, and the quantiles are those of what is left.
+    ``background`` is taken off the autoencoder map, and the quantiles are those of what is left. ``camera`` is how the
+    camera stood that gave the images; None where they were files, or the calibration is older.
     """
 
     bundle: str
@@ -123,6 +125,7 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
     mix: Mix = Mix()
     score: str = "max"
     background: Background | None = None
+    camera: CameraState | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:

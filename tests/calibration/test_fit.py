@@ -250,6 +250,6 @@ def test_calibrations_of_the_first_version_are_read() -> None:
     fields["format_version"] = 1
     read = decode_calibration(json.dumps(fields).encode(), "here")
     assert read.background is None and read.threshold == calibration.threshold
-    fields["format_version"] = 3
+    fields["format_version"] = 4
     with pytest.raises(CalibrationError, match="update edge-ad"):
         decode_calibration(json.dumps(fields).encode(), "here")

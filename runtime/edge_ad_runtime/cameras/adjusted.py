@@ -180,7 +180,16 @@ class StatefulSource(Protocol):
     @property
     def tap(self) -> StateTap: ...
 
+    @property
+    def live(self) -> bool: ...
+
     def open(self) -> Camera: ...
+
+    def open_triggered(
+        self, settings: PickSettings, *, backlog: int = ..., watch: Watch | None = None
+    ) -> PartCamera: ...
+
+    def expecting(self, state: CameraState | None) -> StatefulSource: ...
 
 
 def source_state(source: object, patience_s: float = STATE_PATIENCE_S) -> CameraState | None:

@@ -134,8 +134,8 @@ class Controls:
             CameraError: the device does not take it.
         """
         with self._opened() as device:
-            for number, value in _automatics(device, settings):
-                self._set(device, "lock", number, value, value)
+            for automatic, off in _automatics(device, settings):
+                self._set(device, "lock", automatic, off, off)
             for key, number, value in _values(device, settings):
                 if number is None:
                     raise CameraError(
@@ -147,10 +147,11 @@ class Controls:
     def verify(self, settings: CameraSettings) -> None:
         """Raises CameraError: a value does not read back as it was set."""
         with self._opened() as device:
-            wanted = [("lock", number, value) for number, value in _automatics(device, settings)]
-            wanted += [(key, n, value) for key, n, value in _values(device, settings) if n is not None]
+            wanted: list[tuple[str, int | None, int]] = []
+            wanted += [("lock", number, value) for number, value in _automatics(device, settings)]
+            wanted += _values(device, settings)
             for key, number, value in wanted:
-                if (found := device.get(number)) != value:
+                if number is not None and (found := device.get(number)) != value:
                     raise self._refused(device, key, number, value, f"reads back as {found}")
 
     def state(self, width: int, height: int, pixel_format: str) -> CameraState:

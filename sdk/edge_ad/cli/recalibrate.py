@@ -23,7 +23,9 @@ from edge_ad_calibration.history import History
 from edge_ad_calibration.session import RecalibrationResult, recalibrate
 from edge_ad_runtime.bundle import Bundle
 from edge_ad_runtime.calibration import MixChoice
-from edge_ad_runtime.cameras import FrameError, parse_camera
+from edge_ad_runtime.camera_state import CameraState, automatic, compare
+from edge_ad_runtime.cameras import CameraSource, FrameError, parse_camera
+from edge_ad_runtime.cameras.adjusted import source_state
 from edge_ad_runtime.errors import CalibrationError, DataError
 from edge_ad_runtime.images import list_images, read_image
 from edge_ad_runtime.inspector import open_inspector
@@ -86,10 +88,11 @@ def command(
     history = open_history(inspector.bundle, state)
     _check_given_threshold(history, threshold, false_reject_rate)
     names: list[str] = []
+    states: list[CameraState] = []
     with stop_on_signals() as stop:
         if camera is not None:
             source = parse_camera(camera).name
-            pictures = _from_camera(camera, frames, interval_ms, stop, names)
+            pictures = _from_camera(camera, frames, interval_ms, stop, names, states)
         else:
             assert images is not None
             source = str(images)
@@ -106,6 +109,7 @@ def command(
             names=names,
             force=force,
             dry_run=dry_run,
+            camera=lambda: states[-1] if states else None,
         )
     if as_json:
         print_json(_as_json(result))
@@ -138,7 +142,12 @@ def _from_folder(folder: Path, stop: StopRequest, names: list[str]) -> Iterator[
 
 
 def _from_camera(
-    text: str, frames: int, interval_ms: float, stop: StopRequest, names: list[str]
+    text: str,
+    frames: int,
+    interval_ms: float,
+    stop: StopRequest,
+    names: list[str],
+    states: list[CameraState],
 ) -> Iterator[Image]:
     source = parse_camera(text, stop=stop)
     with source.open() as camera:
@@ -154,10 +163,30 @@ def _from_camera(
                 break
             names.append(f"frame {frame.index}" if source.live else frame.source)
             yield frame.image
+            if len(names) in (1, frames):
+                _note_state(source, states)
             _progress(len(names), frames)
     _check_stop(stop)
     if len(names) < frames:
         click.echo(f"edge-ad: {source.name} ended after {len(names)} of {frames} frames", err=True)
+
+
+def _note_state(source: CameraSource, states: list[CameraState]) -> None:
+    """Keep the camera's state; a camera that sets itself, or was set meanwhile, is told."""
+    state = source_state(source)
+    if state is None:
+        return
+    if states and (changes := compare(states[0], state)):
+        raise CalibrationError(
+            f"the camera changed while the images were taken: {'; '.join(changes)}; the calibration was not changed"
+        )
+    if not states and (on := automatic(state)):
+        click.echo(
+            f"edge-ad: warning: {' and '.join(on)}: scores will move with it. Lock it ('?lock=1', or values as in "
+            "'edge-ad cameras SOURCE') and recalibrate",
+            err=True,
+        )
+    states.append(state)
 
 
 def _check_stop(stop: StopRequest) -> None:
