@@ -93,14 +93,12 @@ def parse_kinds(text: str) -> frozenset[Kind] | None:
         return None
     if text == "none":
         return frozenset()
-    kinds = set()
-    for name in text.split(","):
-        try:
-            kinds.add(Kind(name.strip()))
-        except ValueError:
-            known = ", ".join(kind.value for kind in Kind)
-            raise InputError(f"fault '{name.strip()}': must be none, random, or of {known}") from None
-    return frozenset(kinds)
+    known = {kind.value: kind for kind in Kind}
+    names = [name.strip() for name in text.split(",")]
+    for name in names:
+        if name not in known:
+            raise InputError(f"fault '{name}': must be none, random, or of {', '.join(known)}")
+    return frozenset(known[name] for name in names)
 
 
 def possible(kinds: Iterable[Kind], encoded: bool) -> frozenset[Kind]:
@@ -115,17 +113,17 @@ def random_kinds(rng: random.Random) -> frozenset[Kind]:
 
 
 def spells(rng: random.Random, kinds: Iterable[Kind], begin_ns: int, end_ns: int) -> list[Spell]:
-    """When those of the kinds that last happen: each two to five times, not twice at once."""
+    """When those of the kinds that last happen: each up to fifteen times, not twice at once."""
     found: list[Spell] = []
     for kind in sorted(set(kinds) - set(SHARES)):
         at = begin_ns
-        times = rng.randint(2, 5)
+        times = rng.randint(2, 15)
         for _ in range(times):
-            at += round(rng.expovariate(1.0) * (end_ns - begin_ns) / (times + 1))
+            at += round(rng.expovariate(1.0) * (end_ns - begin_ns) / (times + 2))
             longest = rng.choice([0.05e9, 0.5e9, 3e9])
             until = at + round(rng.uniform(0.01e9, longest))
             if until >= end_ns:
                 break
             found.append(Spell(kind, at, until))
-            at = until + round(0.3e9)
+            at = until + round(rng.choice([0.001e9, 0.3e9]))
     return sorted(found, key=lambda spell: spell.begin_ns)

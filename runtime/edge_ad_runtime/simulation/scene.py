@@ -94,21 +94,23 @@ def random_scene(rng: random.Random) -> Scene:
     frame_ns = round(rng.uniform(6e6, 34e6))
     latency_ns = round(rng.uniform(2e6, 25e6))
     within_ns = round(frame_ns * rng.uniform(1.1, 2.2))
-    scorer_ns = math.exp(rng.uniform(math.log(2e6), math.log(60e6)))
-    usual = max(closest * rng.uniform(1.2, 3), speed * scorer_ns / 1e9 * rng.uniform(0.9, 4))
+    scorer_ns = math.exp(rng.uniform(math.log(1e6), math.log(60e6)))
+    usual = max(closest * rng.uniform(1.0, 4), speed * scorer_ns / 1e9 * rng.uniform(1.0, 2))
     camera, checked = _camera(rng, encoded, speed)
     delay_ns = round(camera / speed * 1e9)
     pulse_mm = speed * timing.pulse_ms / 1e3
     enter = slack + rng.uniform(0, 5)
+    # A pulse that comes as late as it may must still find the shortest part in the window.
+    window = max(window, enter + slack - shortest)
     gap = max(
         enter + pulse_mm + slack,
         window + longest - enter + slack,
         (pulse_mm + speed * timing.min_off_ms / 1e3) / 2 + slack,
     ) * rng.uniform(1.01, 1.2)
     needed = speed * (delay_ns + within_ns + latency_ns + early_ns + 1.2 * scorer_ns + TURN_NS) / 1e9
-    window_from = max(needed + longest, gap + 1) * rng.uniform(1.0, 3.0) + rng.choice(
-        [0.0, rng.uniform(0, 3000)]
-    )
+    # Some lines have a little less time than they need, a quarter have many parts on their way.
+    window_from = max(needed * rng.choice([0.9, 1.0, rng.uniform(1.0, 3.0)]), gap + 1)
+    window_from += rng.choice([0.0, 0.0, 0.0, rng.uniform(0, 60) * usual])
     # From mm to the belt's unit.
     unit = 1 / count if count is not None else 1e9 / speed
     seen_until = camera - shortest / 2 + speed * (within_ns + latency_ns) / 1e9 + 1
@@ -121,7 +123,8 @@ def random_scene(rng: random.Random) -> Scene:
         reach_ns=timing.pulse_ns,
         ahead_ns=AHEAD_NS,
         debounce_ns=round(min(5e6, 0.5 * closest / speed * 1e9)),
-        max_in_flight=math.ceil((window_from + enter) / usual) + rng.randint(2, 10),
+        max_in_flight=math.ceil((window_from + enter) / rng.choice([closest, closest, usual]))
+        + rng.randint(1, 4),
         steady_ns=0 if encoded else round(speed / gain * 1e9 * 1.02) + 1_000_000,
         min_advance=closest * unit / 2 if encoded else 0.0,
         view_from_ns=delay_ns if checked else 0,

@@ -27,11 +27,12 @@ _SHORTEST_SLEEP_NS = 200_000
 def lay_out(
     scene: Scene, kinds: frozenset[Kind], truth: Truth, count: int, bad_share: float, rng: random.Random
 ) -> tuple[list[Article], int]:
-    """The parts on the belt, the first of them already between the photo-eye and the ejector; and how many of them stand
-    closer than the line is made for."""
+    """The parts on the belt, the first of them as near to the ejector as one can be that a guard may still reject when it
+    starts; and how many of them stand closer than the line is made for."""
     articles: list[Article] = []
     doubles = 0
-    place = -scene.travel_mm
+    begins_ns = scene.timing.lead_ns + TURN_NS + COMMAND_NS + EJECTOR_NS + _SHORTEST_SLEEP_NS
+    place = min(0.0, scene.speed * begins_ns / _S + 2 * (scene.mm_per_count or 0.0) - scene.window_from)
     crowded = False
     while len(articles) < count:
         length = rng.uniform(scene.shortest, scene.longest)
@@ -87,6 +88,7 @@ class World:
         self._wake: int | None = None
         self._done = False
         self._lost = 0
+        self._edge_read = 0
         self._greeted = True
         self._life = 0
         self._reach: list[float] | None = None
@@ -242,6 +244,11 @@ class World:
         """When the guard's loop gets to what has just happened."""
         return now_ns + round(self._rng.random() ** 6 * TURN_NS)
 
+    def _read_at(self, now_ns: int) -> int:
+        """When an edge of the trigger is read: in the order in which they came."""
+        self._edge_read = max(self._after(now_ns), self._edge_read)
+        return self._edge_read
+
     def _turn(self, now_ns: int) -> None:
         self._read_encoder(now_ns)
         self._apply(self.tracker.advance(now_ns), now_ns)
@@ -314,12 +321,12 @@ class World:
         if self._trigger_out:
             return
         lost, self._lost = self._lost, 0
-        self._agenda.at(self._after(now_ns), partial(self._triggered, index, now_ns, lost))
+        self._agenda.at(self._read_at(now_ns), partial(self._triggered, index, now_ns, lost))
 
     def _ghost(self, now_ns: int) -> None:
         if not self._trigger_out and self.motion.speed(now_ns) > 0:
             lost, self._lost = self._lost, 0
-            self._agenda.at(self._after(now_ns), partial(self._triggered, None, now_ns, lost))
+            self._agenda.at(self._read_at(now_ns), partial(self._triggered, None, now_ns, lost))
 
     def _lose(self, now_ns: int) -> None:
         if not self._trigger_out:
@@ -331,6 +338,9 @@ class World:
         part, actions = self.tracker.trigger(t_ns, now_ns, lost)
         for new in range(parts + 1, self.tracker.counts.parts + 1):
             self.article_of[new] = index
+        if self.article_of.get(parts, index) is None:
+            # What came just before, and was nothing, stands for it: this is taken for its bounce.
+            self.article_of[parts] = index if self.tracker.counts.parts == parts else None
         self._apply(actions, now_ns)
         if part is not None and self._greeted:
             self._agenda.at(now_ns + MESSAGE_NS, partial(self._told, part, t_ns, self._life))
