@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from edge_ad_runtime.errors import EdgeAdError
 from edge_ad_runtime.line.config import (
     AHEAD_MS,
+    MOTION,
     LineConfig,
     TravelSection,
     TriggerSection,
@@ -39,6 +40,7 @@ def check_line(line: LineConfig, measured: Measured | None = None) -> list[Probl
         problems += _gaps(line, travel, travel.min_gap or 0.0)
         problems += _trigger(trigger, travel, times)
         problems += _frames(line, travel, measured, times)
+        problems += _motion(trigger, times)
         if travel.mode == "distance":
             problems += _encoder(line, travel, travel.min_gap or 0.0)
             problems += _view(line, travel, measured, times)
@@ -168,6 +170,19 @@ def _trigger(trigger: TriggerSection, travel: TravelSection, times: Timeline) ->
             f"travel.{key}",
             f"parts can follow each other every {_ms(closest_ms)}, but the model takes {_ms(times.model_ms)}: in a longer "
             "row of such parts the last ones are rejected without a verdict",
+            "warning",
+        )
+
+
+def _motion(trigger: TriggerSection, times: Timeline) -> Iterator[Problem]:
+    """Motion is known when a frame has come, one period after the part crossed the line at the latest, and another one may
+    pass before its part is announced; the part's own frame must not have gone by then."""
+    least = 2 * times.period_ms - times.latency_ms
+    if trigger.source == MOTION and trigger.delay_ms < least:
+        yield Problem(
+            "trigger.delay_ms",
+            f"is too short for motion, which is known up to two frame periods after the fact: make it at least {_ms(least)}, "
+            "or parts get no frame; put the trip line further ahead",
             "warning",
         )
 

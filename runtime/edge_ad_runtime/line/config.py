@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 import msgspec
 from msgspec import Meta
 
+from edge_ad_runtime.cameras.motion import MotionSettings
 from edge_ad_runtime.cameras.settings import SETTINGS_KEYS, CameraSettings
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.guard.config import GuardConfig
@@ -45,6 +46,7 @@ Ms = Annotated[float, Meta(ge=0, le=MAX_MS)]
 PositiveMs = Annotated[float, Meta(gt=0, le=MAX_MS)]
 Length = Annotated[float, Meta(gt=0, le=_MAX_LENGTH)]
 Way = Annotated[float, Meta(ge=0, le=_MAX_LENGTH)]
+Share = Annotated[float, Meta(ge=0, le=1)]
 Text = Annotated[str, Meta(min_length=1, max_length=4096)]
 Pixels = Annotated[int, Meta(ge=1, le=65_535)]
 Offset = Annotated[int, Meta(ge=0, le=65_535)]
@@ -139,6 +141,39 @@ class RegionSection(Section, frozen=True, kw_only=True):
         return Roi(self.x, self.y, self.width, self.height)
 
 
+class MotionSection(Section, frozen=True, kw_only=True):
+    """``[trigger.motion]``: how parts are found in the image, see :class:`edge_ad_runtime.cameras.motion.MotionSettings`."""
+
+    table: ClassVar[str] = "trigger.motion"
+
+    direction: Literal["right", "left", "down", "up"] = "right"
+    line: Annotated[float, Meta(gt=0, lt=1)] = 0.5
+    lane: tuple[Share, Share] = (0.0, 1.0)
+    min_area: Annotated[float, Meta(ge=1e-4, le=0.5)] = 0.005
+    min_gap: Annotated[float, Meta(ge=0, le=0.5)] = 0.02
+    contrast: Annotated[float, Meta(ge=2, le=200)] = 12.0
+    learn_s: Annotated[float, Meta(ge=0.1, le=60)] = 2.0
+    adapt_s: Annotated[float, Meta(ge=1, le=3600)] = 30.0
+
+    def rules(self) -> Iterator[Problem]:
+        if self.lane[0] >= self.lane[1]:
+            yield Problem("lane", "must be two shares of the view, the smaller first")
+
+    @property
+    def settings(self) -> MotionSettings:
+        """For :class:`edge_ad_runtime.cameras.motion.MotionTrigger`."""
+        return MotionSettings(
+            direction=self.direction,
+            line=self.line,
+            lane=self.lane,
+            min_area=self.min_area,
+            min_gap=self.min_gap,
+            contrast=self.contrast,
+            learn_s=self.learn_s,
+            adapt_s=self.adapt_s,
+        )
+
+
 class TriggerSection(Section, frozen=True, kw_only=True):
     """``[trigger]``: what says that a part is there. ``source`` is a URL (:mod:`edge_ad_runtime.triggers`), ``software``
     or ``motion``.
@@ -153,14 +188,22 @@ class TriggerSection(Section, frozen=True, kw_only=True):
     delay_ms: Ms = 0.0
     debounce_ms: Ms = 5.0
     max_in_flight: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    motion: MotionSection | None = None
 
     def rules(self) -> Iterator[Problem]:
+        if self.motion is not None and self.source != MOTION:
+            yield Problem("motion", f'belongs to source = "{MOTION}"')
         if self.source in (SOFTWARE, MOTION):
             return
         if "://" not in self.source:
             yield Problem("source", f'must be a URL such as gpio://gpiochip0/17, "{SOFTWARE}" or "{MOTION}"')
         elif (why := _refused(parse_trigger, self.source)) is not None:
             yield Problem("source", why)
+
+    @property
+    def motion_settings(self) -> MotionSettings:
+        """How parts are found in the image, with ``source = "motion"``."""
+        return (self.motion or MotionSection()).settings
 
     @property
     def url(self) -> str | None:

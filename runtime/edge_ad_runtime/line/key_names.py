@@ -16,6 +16,7 @@ _FACTORS = {
     "temperature": {"k": 1.0},
 }
 _NAMES = {
+    "s": "seconds",
     "us": "microseconds",
     "ms": "milliseconds",
     "mm": "millimetres",

@@ -15,10 +15,12 @@ import msgspec
 from edge_ad_runtime.cameras import redact
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.line.config import (
+    MOTION,
     CameraSection,
     FailsafeSection,
     HeartbeatSection,
     LineConfig,
+    MotionSection,
     OutputSection,
     PicturesSection,
     RecordsSection,
@@ -59,6 +61,7 @@ SECTIONS: Mapping[str, type[Section]] = {
 _TABLES = {
     "": ("name",),
     **{table: tuple(f.name for f in msgspec.structs.fields(s)) for table, s in SECTIONS.items()},
+    MotionSection.table: tuple(f.name for f in msgspec.structs.fields(MotionSection)),
 }
 _OFTEN_MEANT = {
     "outputs": "[[output]]",
@@ -258,7 +261,7 @@ class _Reader:
 
     def _section(self, kind: type[_S], value: Any, where: str, number: int | None = None) -> _S | None:
         table = kind.table
-        path: KeyPath = (table,) if number is None else (table, number)
+        path: KeyPath = (*table.split("."),) if number is None else (table, number)
         if not isinstance(value, dict):
             how = (
                 f"is given more than once; write [{table}] once"
@@ -269,6 +272,11 @@ class _Reader:
             return None
         types = _field_types(kind)
         before = len(self.problems)
+        if kind is TriggerSection and MOTION in value:
+            motion = self._section(MotionSection, value[MOTION], MotionSection.table)
+            value = {key: item for key, item in value.items() if key != MOTION} | (
+                {} if motion is None else {MOTION: motion}
+            )
 
         def add(key: str, text: str) -> None:
             line = self._lines.get((*path, key)) or self._lines.get(path)

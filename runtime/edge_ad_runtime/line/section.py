@@ -91,6 +91,8 @@ def expected(kind: msgspec.inspect.Type) -> str:
         return " or ".join(expected(t) for t in kind.types if not isinstance(t, msgspec.inspect.NoneType))
     if isinstance(kind, (msgspec.inspect.FloatType, msgspec.inspect.IntType)):
         noun = "a number" if isinstance(kind, msgspec.inspect.FloatType) else "a whole number"
+        if kind.gt is not None and kind.lt is not None:
+            return f"{noun} between {kind.gt:g} and {kind.lt:g}"
         if kind.gt is not None:
             return f"{noun} above {kind.gt:g}" + (
                 f" and at most {kind.le:.10g}" if kind.le is not None else ""
@@ -108,4 +110,6 @@ def expected(kind: msgspec.inspect.Type) -> str:
         return "a text"
     if isinstance(kind, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
         return "a list of texts"
+    if isinstance(kind, msgspec.inspect.TupleType):
+        return f"a list of {len(kind.item_types)} numbers"
     return "a table"
