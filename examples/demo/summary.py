@@ -76,7 +76,7 @@ def match(events: Sequence[PartEvent], pulses: Sequence[Pulse]) -> Iterator[tupl
     for event in events:
         if event.verdict == "pass":
             continue
-        verdict = event.t_monotonic_ns + round(event.latency_ms * 1e6)
+        verdict = event.t_monotonic_ns + round((event.latency_ms or 0.0) * 1e6)
         # The board may log the bytes a little before the line has noted its latency.
         candidates = (
             p for p in pulses if p.off_ns > event.t_monotonic_ns and p.on_ns < verdict + PATIENCE_NS
