@@ -35,27 +35,25 @@ class Bench:
 
     @property
     def commands(self) -> list[tuple[float, str]]:
-        timed = set(self.device.pulses)
-        names = {True: "on", False: "off"}
-        return [
-            (t / MS, "pulse" if state and t in timed else names[state]) for t, state in self.device.history
+        history = self.device.history
+        names = [
+            "pulse" if i in self.device.pulses else "on" if on else "off" for i, (_, on) in enumerate(history)
         ]
+        return [(t / MS, name) for (t, _), name in zip(history, names, strict=True)]
 
     def contact(self, ms: int, *, command_ends_timer: bool) -> list[bool]:
         """Whether the relay is closed, for each millisecond."""
         level, found = False, []
         ends: list[int] = []
-        commands = dict.fromkeys(range(ms), "")
-        for t, name in self.commands:
-            commands[int(t)] = name
+        commands = self.commands
         for now in range(ms):
             if now in ends:
                 level = False
-            if commands[now]:
-                level = commands[now] != "off"
+            for name in (name for t, name in commands if t == now):
+                level = name != "off"
                 if command_ends_timer:
                     ends.clear()
-                if commands[now] == "pulse":
+                if name == "pulse":
                     ends.append(now + PULSE)
             found.append(level)
         return found
@@ -173,5 +171,5 @@ def test_any_schedule_is_given_whatever_the_timer_does(
     open_in = sorted(ms for ms in due if not contact[ms])
     if command_ends_timer:
         assert not open_in
-    ends = {round(t / MS) + PULSE for t in b.device.pulses}
+    ends = {round(b.device.history[i][0] / MS) + PULSE for i in b.device.pulses}
     assert all(any(end <= ms < end + LATE for end in ends) for ms in open_in)

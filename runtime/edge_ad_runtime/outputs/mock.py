@@ -21,8 +21,8 @@ from edge_ad_runtime.outputs.query import TIMING_KEYS, Query
 class MockDevice:
     """What stays when the output is reopened: ``history`` of (monotonic ns, state), and the commands so far.
 
-    A command that fails is counted but not in the history. ``pulses`` are the times of those commands in the history
-    that started a pulse which the device ends by itself.
+    A command that fails is counted but not in the history. ``pulses`` are the indices of those in the history that
+    started a pulse which the device ends by itself.
     """
 
     clock: Clock = field(default_factory=MonotonicClock)
@@ -122,4 +122,4 @@ class TimedMockOutput(MockOutput):
     def pulse(self) -> None:
         self.set(True)
         device = self._config.device
-        device.pulses.append(device.history[-1][0])
+        device.pulses.append(len(device.history) - 1)
