@@ -29,8 +29,11 @@ from edge_ad.nets.model import EfficientAdNets, normalize
 from edge_ad.run_folder import open_run
 from edge_ad.training.job import train
 from edge_ad_runtime.cameras.base import Camera, Frame
+from edge_ad_runtime.guard.config import GuardConfig
+from edge_ad_runtime.guard.core import GuardParts
+from edge_ad_runtime.guard.link import ThreadGuard
 from edge_ad_runtime.inspector import Inspector, open_inspector
-from edge_ad_runtime.line import run_line
+from edge_ad_runtime.line.station import FreeStation, Recording
 from edge_ad_runtime.preprocess import preprocess
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.timing import noise_frame
@@ -144,10 +147,14 @@ def loop_overhead(inspector: Inspector, rounds: int) -> dict[str, float]:
             for _ in range(block):
                 inspector.engine.run(batch)
             engine = time.perf_counter_ns() - start
+            link = ThreadGuard(GuardConfig(line="benchmark", outputs=()), GuardParts(outputs=()))
+            source = _MemorySource(image, block)
+            station = FreeStation(inspector, source, link, Recording(), StopRequest(), None)
+            link.listen(station.hear)
             start = time.perf_counter_ns()
-            summary = run_line(inspector, _MemorySource(image, block), [], None, StopRequest())
+            station.run()
             ratios[name].append((time.perf_counter_ns() - start) / engine - 1)
-            assert summary.parts == block
+            assert link.finish(0).parts == block
     return {name: statistics.median(values) for name, values in ratios.items()}
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from edge_ad_runtime.cameras import CameraSource, parse_camera
 from edge_ad_runtime.cameras.capture import Shot, to_rgb
-from edge_ad_runtime.cameras.motion import MotionSettings, MotionTrigger
+from edge_ad_runtime.cameras.motion import MotionTrigger
 from edge_ad_runtime.cameras.triggered import PartCameraSource, TriggeredSource
 from edge_ad_runtime.errors import ImageError, InputError
 from edge_ad_runtime.events import PartEvent
@@ -21,7 +21,15 @@ from edge_ad_runtime.guard.link import GuardLink, ProcessGuard, ThreadGuard
 from edge_ad_runtime.guard.messages import SoftTrigger
 from edge_ad_runtime.guard.process import parse_parts
 from edge_ad_runtime.inspector import Inspection, Inspector
-from edge_ad_runtime.line.config import MOTION, LineConfig, PicturesSection, guard_config, pick_settings
+from edge_ad_runtime.line.check import camera_kind
+from edge_ad_runtime.line.config import (
+    MOTION,
+    CameraSection,
+    LineConfig,
+    PicturesSection,
+    guard_config,
+    pick_settings,
+)
 from edge_ad_runtime.line.judge import PartInspector
 from edge_ad_runtime.line.station import FreeStation, Recording, TriggeredStation, run_station
 from edge_ad_runtime.line.summary import LineSummary
@@ -90,7 +98,7 @@ class Line:
         devices = devices or Devices()
         self._stop = stop or StopRequest()
         scorer = inspector if config.region is None else _Region(inspector, config.region.roi)
-        source = devices.camera or parse_camera(config.camera.source, fps=config.camera.fps, stop=self._stop)
+        source = devices.camera or camera_source(config.camera, self._stop)
         guard = guard_config(config)
         guard = msgspec.structs.replace(guard, silence_ns=max(guard.silence_ns, patience_ns(inspector)))
         sinks: list[Sink] = list(devices.sinks)
@@ -118,7 +126,7 @@ class Line:
         picks = pick_settings(config)
         if config.trigger is None or config.trigger.source != MOTION:
             return TriggeredSource(source, picks)
-        motion = MotionTrigger(config.trigger.motion or MotionSettings())
+        motion = MotionTrigger(config.trigger.motion_settings)
 
         def watch(shot: Shot) -> None:
             for t_ns in motion.frame(to_rgb(shot), shot.t_ns):
@@ -148,6 +156,19 @@ class Line:
     def run(self) -> LineSummary:
         """Run to the end of the source, the limit, or a stop; see :func:`edge_ad_runtime.line.station.run_station`."""
         return run_station(self._station, self._link, self._recording, self._stop)
+
+
+def camera_source(section: CameraSection, stop: StopRequest) -> CameraSource:
+    """The camera of a line, not opened.
+
+    Raises:
+        InputError, CameraError, MissingExtra: see :func:`edge_ad_runtime.cameras.parse_camera`.
+    """
+    settings = section.settings
+    if camera_kind(section.source) == "stream":
+        # What a stream's rate is, the line file says for the sake of its timing; nobody can set it from here.
+        settings = msgspec.structs.replace(settings, fps=None)
+    return parse_camera(section.source, settings=settings, stop=stop)
 
 
 def patience_ns(inspector: PartInspector) -> int:

@@ -14,9 +14,9 @@ from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
-from edge_ad_runtime.cameras.base import Camera, CameraSource, FrameError
+from edge_ad_runtime.cameras.base import Camera, FrameError
 from edge_ad_runtime.cameras.triggered import PartCamera, PartCameraSource, PartFrame
 from edge_ad_runtime.errors import CameraError
 from edge_ad_runtime.events import PartEvent
@@ -186,13 +186,25 @@ class _Station(ABC):
         )
 
 
+class FrameSource(Protocol):
+    """What a line without a trigger needs of a :class:`edge_ad_runtime.cameras.base.CameraSource`."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def live(self) -> bool: ...
+
+    def open(self) -> Camera: ...
+
+
 class FreeStation(_Station):
     """Without a trigger: every frame is a part; the newest wins."""
 
     def __init__(
         self,
         inspector: PartInspector,
-        source: CameraSource,
+        source: FrameSource,
         link: GuardLink,
         recording: Recording,
         stop: StopRequest,
