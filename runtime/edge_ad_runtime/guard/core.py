@@ -114,6 +114,7 @@ class _Watched(Generic[Event]):
         self.retry_at: int | None = None
         self.worked_ns = now_ns
         self._failure: TriggerError | None = None
+        self.trouble: str | None = None
         self.source: EventSource[Event] | None = None
         try:
             self.source = config.open()
@@ -121,7 +122,8 @@ class _Watched(Generic[Event]):
         except EdgeAdError as error:
             if not patient:
                 raise
-            self._failure = TriggerError(str(error), now_ns)
+            self.trouble = str(error)
+            self._failure = TriggerError(self.trouble, now_ns)
 
     def read(self, now_ns: int) -> tuple[list[Event], TriggerError | None]:
         """The events, and what went wrong if the source has just failed; its ``since_ns`` is set."""
@@ -136,8 +138,8 @@ class _Watched(Generic[Event]):
             since = error.since_ns if isinstance(error, TriggerError) else None
             self._leave()
             self.retry_at = now_ns + self._backoff
-            text = str(error) or type(error).__name__
-            return [], TriggerError(text, min(now_ns, self.worked_ns if since is None else since))
+            self.trouble = str(error) or type(error).__name__
+            return [], TriggerError(self.trouble, min(now_ns, self.worked_ns if since is None else since))
         self.worked_ns = now_ns
         return events, None
 
@@ -170,6 +172,7 @@ class _Watched(Generic[Event]):
                 _close_source(source)
             else:
                 self.source, self.worked_ns, self._backoff = source, now_ns, FIRST_RETRY_NS
+                self.trouble = None
                 return True
         self._backoff = min(2 * self._backoff, LAST_RETRY_NS)
         self.retry_at = now_ns + self._backoff
@@ -249,7 +252,8 @@ class Guard:
         self._heartbeat = actuators[-1] if parts.heartbeat is not None else None
         if self._heartbeat is not None:
             self._heartbeat.release()
-        self._troubles: dict[str, str] = {}
+        self._troubles: set[str] = set()
+        self._failures: dict[str, int] = {}
         self._sources: list[_Watched[Edge] | _Watched[Count] | _Watched[Running]] = []
         try:
             self._encoder = self._watch_source(parts.encoder)
@@ -469,11 +473,16 @@ class Guard:
                 # Nothing here can mend it, but a new guard will.
                 raise OutputError(f"{output.name}: its thread has ended")
             trouble = output.trouble
+            failures, last = output.last_failure
             if trouble is not None and output.name not in self._troubles:
-                self._troubles[output.name] = trouble
+                self._troubles.add(output.name)
                 self._notice(f"{trouble}; nothing is rejected there until it works again")
-            elif trouble is None and self._troubles.pop(output.name, None) is not None:
+            elif trouble is None and output.name in self._troubles:
+                self._troubles.remove(output.name)
                 self._notice(f"{output.name}: works again")
+            elif trouble is None and failures != self._failures.get(output.name, 0):
+                self._notice(f"{last}; it worked at the next attempt")
+            self._failures[output.name] = failures
 
     def _accept(self) -> None:
         if self._listener is None:
@@ -520,6 +529,11 @@ class Guard:
         self._scorer = guest
         self._heard_ns = self._clock.now_ns()
         self._send(guest, Welcome(PROTOCOL, os.getpid(), self._config.digest, self._realtime))
+        for source in self._sources:
+            if source.trouble is not None:
+                self._tell(Notice(sendable(f"{source.trouble} (is reopened until it works)")))
+        # What is wrong with an output is said again.
+        self._troubles.clear()
 
     def _part_with(self, guest: socket.socket) -> None:
         del self._guests[guest]

@@ -162,6 +162,16 @@ class _Wire:
                     return True
         return False
 
+    def wait_for_report(self, seconds: float) -> Report | None:
+        """The next report within that time; None when the guard hangs up or says nothing."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            with contextlib.suppress(TimeoutError, msgspec.DecodeError):
+                message = self.receive(left)
+                if message is None or isinstance(message, Report):
+                    return message
+        return None
+
     @property
     def peer(self) -> int:
         """The process at the other end (man 7 unix, SO_PEERCRED); 0 when it is not known."""
@@ -286,6 +296,17 @@ class _Link:
                 self._wire.send(Finish(self._drain_ns))
 
 
+def connect(folder: Path) -> _Wire | None:
+    """A connection to the guard of the line with this folder; None when there is none."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        connection.connect(os.fspath(folder / SOCKET))
+    except OSError:
+        connection.close()
+        return None
+    return _Wire(connection)
+
+
 def _ignore(_message: FromGuard) -> None:
     return
 
@@ -371,13 +392,7 @@ class ProcessGuard(_Link):
         return self._begin(process)
 
     def _connect(self) -> _Wire | None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.connect(os.fspath(self._folder / SOCKET))
-        except OSError:
-            connection.close()
-            return None
-        return _Wire(connection)
+        return connect(self._folder)
 
     def _spawn(self, start: Start) -> subprocess.Popen[bytes]:
         process = subprocess.Popen(

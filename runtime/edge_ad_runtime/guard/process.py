@@ -145,8 +145,8 @@ def _lock(folder: Path) -> int:
                     f"if nothing uses it, end it with 'kill {owner}'"
                 ) from None
             time.sleep(_LOCK_POLL_S)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+    # Never empty: whoever reads it sees the old number or the new one in its first line.
+    os.ftruncate(descriptor, os.pwrite(descriptor, f"{os.getpid()}\n".encode("ascii"), 0))
     return descriptor
 
 
