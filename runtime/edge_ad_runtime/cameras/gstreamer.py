@@ -89,6 +89,8 @@ class GstCapture:
         except GLib.Error as error:
             raise CameraError(f"{name}: {redact_pipeline(_message(error))}") from None
         self._sink = self._pipeline.get_by_name(_SINK)
+        # A sink that does not wait for its clock calls every pipeline not live; what is before it knows better.
+        self._before = self._sink.get_static_pad("sink")
         self._bus = self._pipeline.get_bus()
         self._sample: Any = None
         self._t_ns = 0
@@ -107,7 +109,7 @@ class GstCapture:
         return self._pipeline.get_by_name(name)
 
     def camera_state(self) -> CameraState:
-        caps = self._sink.get_static_pad("sink").get_current_caps()
+        caps = self._before.get_current_caps()
         if caps is None:
             return CameraState()
         fields = caps.get_structure(0)
@@ -157,7 +159,7 @@ class GstCapture:
         self._piped = False
         gst, clock, pts = self._gst, self._pipeline.get_clock(), sample.get_buffer().pts
         query = gst.Query.new_latency()
-        if clock is None or pts == gst.CLOCK_TIME_NONE or not self._pipeline.query(query):
+        if clock is None or pts == gst.CLOCK_TIME_NONE or not self._before.peer_query(query):
             return now
         if not query.parse_latency()[0] or abs(clock.get_time() - time.monotonic_ns()) > _CLOCK_TOLERANCE_NS:
             return now
