@@ -44,6 +44,8 @@ from tests.line.modbus_peers import ModbusPeer, Wire, rtu_peer, tcp_peer
 
 PATIENCE_S = 10.0
 GPIO = f"gpio://{CHIP}"
+# A loaded machine answers late.
+SLOW = "timeout_ms=2000"
 
 
 class Terminal:
@@ -166,9 +168,9 @@ def free_port() -> int:
 
 def pulse_coil(peer: ModbusPeer, function: int = 5) -> None:
     put(peer, function, 3, True)
-    time.sleep(0.06)
+    time.sleep(0.1)
     put(peer, function, 3, False)
-    time.sleep(0.06)
+    time.sleep(0.1)
 
 
 TRIGGERS = (
@@ -201,14 +203,16 @@ def trigger_rig(kind: str, fixture: Callable[[str], Any], tmp_path: Path) -> Rig
         return Rig(config, lambda n: terminal.send(text.format(n).encode()), terminal.hang_up, pause_s=0.05)
     if kind == "modbus-rtu":
         peer, url = fixture("bus")
-        return Rig(parse_trigger(f"{url}/coil/3?poll_ms=20"), lambda _n: pulse_coil(peer), peer.unplug)
+        return Rig(parse_trigger(f"{url}/coil/3?poll_ms=20&{SLOW}"), lambda _n: pulse_coil(peer), peer.unplug)
     if kind.startswith("modbus"):
         peer, url = fixture("peer")
         if kind == "modbus-counter":
-            config = parse_trigger(f"{url}/input/4")
+            config = parse_trigger(f"{url}/input/4?{SLOW}")
             return Rig(config, lambda n: put(peer, 4, 4, n + 1), peer.unplug, pause_s=0.05)
         function, table = (5, "coil") if kind == "modbus-coil" else (2, "discrete")
-        return Rig(parse_trigger(f"{url}/{table}/3"), lambda _n: pulse_coil(peer, function), peer.unplug)
+        return Rig(
+            parse_trigger(f"{url}/{table}/3?{SLOW}"), lambda _n: pulse_coil(peer, function), peer.unplug
+        )
     if kind == "socket":
         path = tmp_path / "eye.sock"
         send = sender(socket.AF_UNIX, str(path))
@@ -235,7 +239,7 @@ def encoder_rig(kind: str, fixture: Callable[[str], Any], tmp_path: Path) -> Rig
     if kind == "modbus":
         peer, url = fixture("peer")
         put(peer, 3, 4, 0, 65_535)
-        config = parse_encoder(f"{url}/register/4?bits=32&max_rate=1000")
+        config = parse_encoder(f"{url}/register/4?bits=32&max_rate=1000&{SLOW}")
         return Rig(config, lambda n: put(peer, 3, 4, 1, n), peer.unplug, pause_s=0.05)
     kernel = fixture("kernel")
     if kind == "gpio":
@@ -258,7 +262,9 @@ def belt_rig(kind: str, fixture: Callable[[str], Any], tmp_path: Path) -> Rig:
         return Rig(config, lambda n: kernel.drive(5, n % 2 == 0), kernel.unplug)
     peer, url = fixture("peer")
     put(peer, 5, 3, True)
-    return Rig(parse_belt(f"{url}/coil/3"), lambda n: put(peer, 5, 3, n % 2 == 1), peer.unplug, pause_s=0.06)
+    return Rig(
+        parse_belt(f"{url}/coil/3?{SLOW}"), lambda n: put(peer, 5, 3, n % 2 == 1), peer.unplug, pause_s=0.06
+    )
 
 
 EVERY = [
@@ -653,7 +659,7 @@ def test_a_serial_port_belongs_to_one_source(terminal: Terminal) -> None:
 def test_steps_of_a_counter_that_were_not_seen_singly_are_lost(peer: tuple[ModbusPeer, str]) -> None:
     device, url = peer
     put(device, 3, 7, 65_534)
-    with contextlib.closing(parse_trigger(f"{url}/register/7").open()) as source:
+    with contextlib.closing(parse_trigger(f"{url}/register/7?{SLOW}").open()) as source:
         put(device, 3, 7, 65_535)
         assert [e.lost for e in gather(source, 1)] == [0]
         put(device, 3, 7, 2)
@@ -665,11 +671,11 @@ def test_steps_of_a_counter_that_were_not_seen_singly_are_lost(peer: tuple[Modbu
 def test_a_falling_edge_and_low_words(peer: tuple[ModbusPeer, str]) -> None:
     device, url = peer
     put(device, 2, 3, True)
-    with contextlib.closing(parse_trigger(f"{url}/discrete/3?edge=falling").open()) as source:
+    with contextlib.closing(parse_trigger(f"{url}/discrete/3?edge=falling&{SLOW}").open()) as source:
         put(device, 2, 3, False)
         gather(source, 1)
     put(device, 4, 8, 65_535, 0)
-    with contextlib.closing(parse_trigger(f"{url}/input/8?bits=32&words=low-first").open()) as source:
+    with contextlib.closing(parse_trigger(f"{url}/input/8?bits=32&words=low-first&{SLOW}").open()) as source:
         put(device, 4, 8, 0, 1)
         assert [e.lost for e in gather(source, 1)] == [0]
 
@@ -677,7 +683,7 @@ def test_a_falling_edge_and_low_words(peer: tuple[ModbusPeer, str]) -> None:
 def test_an_encoder_that_was_reset_has_failed(peer: tuple[ModbusPeer, str]) -> None:
     device, url = peer
     put(device, 3, 7, 60_000)
-    with contextlib.closing(parse_encoder(f"{url}/register/7?max_rate=1000").open()) as source:
+    with contextlib.closing(parse_encoder(f"{url}/register/7?max_rate=1000&{SLOW}").open()) as source:
         put(device, 3, 7, 0)
         assert "max_rate=1000" in str(failure(source))
 

@@ -91,6 +91,8 @@ class DatagramTrigger:
         return edges
 
     def _translate(self, data: bytes, ancillary: dict[int, bytes]) -> Edge:
+        # In this order, so that what comes between them makes a time later, never earlier.
+        wall = time.time_ns()
         now = time.monotonic_ns()
         lost = self._overrun(ancillary.get(_SO_RXQ_OVFL))
         said = _Said()
@@ -101,7 +103,7 @@ class DatagramTrigger:
                 self._warn(f"a datagram is not what it should be ({error}); it counts as a trigger")
         if said.n is not None:
             lost += self._numbers.lost(said.n)
-        t_ns = self._taken_in(ancillary.get(_SO_TIMESTAMPNS), now)
+        t_ns = self._taken_in(ancillary.get(_SO_TIMESTAMPNS), wall, now)
         if said.t_ns is not None:
             if max(self._last_ns, now - MAX_AGE_NS) <= said.t_ns <= now:
                 t_ns = said.t_ns
@@ -115,13 +117,13 @@ class DatagramTrigger:
         self._last_ns = max(t_ns, self._last_ns)
         return Edge(self._last_ns, lost)
 
-    def _taken_in(self, stamp: bytes | None, now: int) -> int:
+    def _taken_in(self, stamp: bytes | None, wall: int, now: int) -> int:
         """The kernel's time of a datagram, which it tells by the wall clock only. One that cannot be, since the wall clock
         was set meanwhile, is not used."""
         if stamp is None or len(stamp) != _TIMESPEC.size:
             return now
         seconds, nanoseconds = _TIMESPEC.unpack(stamp)
-        t_ns: int = now - (time.time_ns() - seconds * 1_000_000_000 - nanoseconds)
+        t_ns: int = now - (wall - seconds * 1_000_000_000 - nanoseconds)
         return t_ns if self._emptied_ns <= t_ns <= now else now
 
     def _overrun(self, dropped: bytes | None) -> int:
