@@ -183,6 +183,32 @@ def test_a_stop_leaves_nothing_running(run: Run) -> None:
     assert not (run.folder / "state/lines/whole-line/guard.sock").exists()
 
 
+def line_command(run: Run, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*EDGE_AD, "line", *options, "--state", str(run.folder / "state")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_guard_without_a_scorer_is_shown_and_can_be_ended(run: Run, board: Board) -> None:
+    assert line_command(run, "status").stdout == "no guard runs here\n"
+    process = run.start()
+    run.wait_ready()
+    assert "whole-line: " in line_command(run, "status").stdout
+    refused = line_command(run, "stop", "whole-line")
+    assert refused.returncode == 1
+    assert "refuses" in refused.stderr
+    process.kill()
+    process.communicate()
+    run.trigger()
+    time.sleep(0.1)
+    shown = line_command(run, "status").stdout
+    assert "without a scorer" in shown
+    assert "1 parts: " in shown
+    ended = line_command(run, "stop", "whole-line", "--drain", "2")
+    assert (ended.returncode, ended.stdout) == (0, "whole-line: ended\n"), ended.stderr
+    assert lcus_states(board.read_available()) == [OFF, ON, OFF, OFF], "the part on its way was rejected"
+    assert line_command(run, "stop", "whole-line").returncode == 1
+
+
 def test_a_line_file_that_cannot_work_is_refused_with_key_and_line(run: Run) -> None:
     run.line.write_text(run.line.read_text().replace(f"ms = {TRAVEL_MS}", "ms = 61"))
     process = run.start()

@@ -33,6 +33,7 @@ from edge_ad_runtime.guard.messages import (
 )
 from edge_ad_runtime.line.judge import Judgement, PartInspector, judge
 from edge_ad_runtime.line.summary import Ended, Latencies, LineSummary
+from edge_ad_runtime.sinks import SinkGroup
 from edge_ad_runtime.sinks.base import Sink
 from edge_ad_runtime.sinks.pictures import PictureStore
 from edge_ad_runtime.stopping import StopRequest
@@ -421,8 +422,7 @@ def run_station(
         link.abandon()
         raise
     finally:
-        for sink in recording.sinks:
-            sink.close()
+        SinkGroup(recording.sinks).close()
         if recording.pictures is not None:
             recording.pictures.close()
     return station.summary(ended, time.monotonic() - started, report, link.restarts)

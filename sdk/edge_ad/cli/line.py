@@ -12,6 +12,7 @@ import msgspec
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.cameras import redact
 from edge_ad_runtime.files import write_atomically
+from edge_ad_runtime.guard.directory import end_guard, find_guards
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.line.check import check_bundle, check_line
 from edge_ad_runtime.line.config import LineConfig, OutputSection, TravelSection
@@ -20,6 +21,7 @@ from edge_ad_runtime.line.drawing import draw_svg, draw_text
 from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
 from edge_ad_runtime.line.section import Problem
 from edge_ad_runtime.line.timeline import Measured, Timeline, timeline
+from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.timing import noise_frame, percentiles
 from edge_ad_runtime.triggers import parse_belt, parse_encoder, parse_trigger
 
@@ -32,7 +34,7 @@ Located = list[tuple[Problem, int | None]]
 
 @click.group("line")
 def command() -> None:
-    """Line files: what is in them, and whether it can work."""
+    """Line files: what is in them, and whether it can work. Guards: which run, and how to end them."""
 
 
 @command.command("check")
@@ -247,3 +249,55 @@ def _print_json(file: str, located: Located, rows: list[tuple[str, str]], times:
             }
         ).decode()
     )
+
+
+@command.command("status")
+@click.option(
+    "--state",
+    "state_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The device's state folder [default: EDGE_AD_STATE or ~/.local/state/edge-ad].",
+)
+def status(state_dir: Path | None) -> None:
+    """Show the guards that run on this machine.
+
+    A guard whose scorer has died goes on rejecting until a scorer comes back: start `edge-ad run` again with the same
+    line, or end the guard with `edge-ad line stop`.
+    """
+    found = False
+    for guard in find_guards(state_dir or default_state_dir()):
+        found = True
+        click.echo(f"{guard.line}: {guard.told}")
+        if guard.report is not None:
+            r = guard.report
+            faults = sum(r.faults.values())
+            click.echo(f"  {r.parts} parts: {r.passed} passed, {r.rejected} rejected, {faults} faults")
+            for output in r.outputs:
+                click.echo(f"  {output.name}: {output.pulses} pulses, {output.missed} missed")
+    if not found:
+        click.echo("no guard runs here")
+
+
+@command.command("stop")
+@click.argument("name", metavar="LINE")
+@click.option(
+    "--drain",
+    "drain_s",
+    type=click.FloatRange(0, 600),
+    default=0.0,
+    show_default=True,
+    help="Seconds for which parts on their way are still rejected.",
+)
+@click.option(
+    "--state",
+    "state_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="The device's state folder [default: EDGE_AD_STATE or ~/.local/state/edge-ad].",
+)
+def stop(name: str, drain_s: float, state_dir: Path | None) -> None:
+    """End the guard of the line named LINE, after its scorer has died for good.
+
+    The outputs are brought into their safe states. A line that is running is stopped where it runs.
+    """
+    end_guard(state_dir or default_state_dir(), name, drain_s)
+    click.echo(f"{name}: ended")
