@@ -482,7 +482,7 @@ class ThresholdSection(Section, frozen=True, kw_only=True):
 
     table: ClassVar[str] = "threshold"
 
-    score: Annotated[float, Meta(ge=0, le=1e6)]
+    score: Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
 class ScorerSection(Section, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ _COLOURS: dict[Kind, str] = {
     "output": "#e69f00",
     "ejector": "#cc79a7",
 }
-_WIDTH, _LABELS, _FIGURES, _ROW, _TOP = 1000, 250, 170, 26, 56
+_WIDTH, _LABELS, _FIGURES, _ROW, _TOP = 1000, 280, 170, 26, 56
 
 
 @dataclass(frozen=True)
