@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edge_ad_runtime.cameras import CameraSettings, parse_camera
+from edge_ad_runtime.camera_state import compare
+from edge_ad_runtime.cameras import CameraSettings, parse_camera, v4l2
 from edge_ad_runtime.cameras import opencv as opencv_module
 from edge_ad_runtime.cameras.adjusted import DeviceSource, source_state
 from edge_ad_runtime.cameras.base import CameraSource
@@ -585,6 +586,45 @@ def test_a_real_v4l2_camera_is_set_and_read_back(vivid: str) -> None:
 )
 def test_what_a_real_v4l2_camera_does_not_take_is_named(vivid: str, query: str, said: str) -> None:
     with parse_camera(f"{vivid}?{query}").open() as camera, pytest.raises(CameraError, match=said):
+        camera.read()
+
+
+def test_a_real_v4l2_camera_gives_the_kernels_time(vivid: str) -> None:
+    # The virtual camera stamps the end of the exposure that it pretends, which is in the future, or its beginning.
+    with v4l2.opened(vivid) as device:
+        first = 0x00F0F000  # VIVID_CID_VIVID_BASE of vivid-ctrls.c
+        numbers = {c.name: n for n in range(first, first + 120) if (c := device.control(n)) is not None}
+        device.set(numbers["Timestamp Source"], 1)
+    try:
+        found, _ = probe(parse_camera(f"{vivid}?width=320&height=180&fps=25"), 2.0)
+    finally:
+        with v4l2.opened(vivid) as device:
+            device.set(numbers["Timestamp Source"], 0)
+    assert found.times == "kernel"
+    assert found.frames is not None
+    assert 0 < found.frames.delay_ms < 500
+
+
+def test_a_lock_turns_the_automatic_of_a_real_v4l2_camera_off(vivid: str) -> None:
+    with v4l2.opened(vivid) as device:
+        device.set(v4l2.AUTO_GAIN, 1)
+    states = []
+    for text in (vivid, f"{vivid}?lock=1"):
+        source = parse_camera(text)
+        with source.open() as camera:
+            assert camera.read() is not None
+            state = source_state(source)
+        assert state is not None
+        states.append(state)
+    assert [state.auto_exposure for state in states] == [True, False]
+    assert compare(states[0], states[1]) == ["automatic exposure is off, was on at the calibration"]
+
+
+def test_nodes_of_a_real_v4l2_device_that_give_no_images(vivid: str) -> None:
+    others = sorted(set(Path("/dev").glob("video*")) - {Path(c.source) for c in list_v4l2()})
+    if not others:
+        pytest.skip("this vivid has only capture nodes")
+    with parse_camera(str(others[0])).open() as camera, pytest.raises(CameraError, match="gives no images"):
         camera.read()
 
 
