@@ -18,8 +18,8 @@ from edge_ad_runtime.cameras import FrameError, MockSource, open_camera, parse_c
 from edge_ad_runtime.cameras.base import Camera, Frame
 from edge_ad_runtime.cameras.live import LiveCamera
 from edge_ad_runtime.cameras.mock import MockCapture
-from edge_ad_runtime.cameras.opencv import kernel_time_ns
-from edge_ad_runtime.errors import CameraError, EdgeAdError, InputError
+from edge_ad_runtime.cameras.opencv import KernelClock, OpenCvCapture
+from edge_ad_runtime.errors import CameraError, EdgeAdError, ImageError, InputError
 from edge_ad_runtime.stopping import StopRequest
 from tests.line.streams import MjpegCamera
 
@@ -269,9 +269,92 @@ def test_a_missing_v4l2_device() -> None:
 
 def test_kernel_timestamps_are_used_where_plausible() -> None:
     now = 5_000_000_000
-    assert kernel_time_ns(4_990.5, now) == 4_990_500_000
-    for elsewhere in (0.0, -1.0, 1_700_000_000_000.0, 5_000.1):
-        assert kernel_time_ns(elsewhere, now) == now
+    other, clock = KernelClock(), KernelClock()
+    for elsewhere in (0.0, -1.0, 1_700_000_000_000.0, 5_000.1, 2_000.0):
+        assert other.time_ns(elsewhere, now) == now
+    assert clock.time_ns(4_990.5, now) == 4_990_500_000
+    # A frame that waited in the driver while the process was stopped is not a new one.
+    assert clock.time_ns(2_000.0, now) == 2_000_000_000
+    for elsewhere in (0.0, 1_700_000_000_000.0):
+        assert clock.time_ns(elsewhere, now) == now
+
+
+class JpegDevice:
+    """What ``cv2.VideoCapture`` is for a USB camera that sends JPEG: with its conversion on, a damaged frame is
+    answered with the one before."""
+
+    def __init__(self, *_: object) -> None:
+        good, jpeg = cv2.imencode(".jpg", cv2.cvtColor(coloured(), cv2.COLOR_RGB2BGR))
+        assert good
+        whole = jpeg.reshape(1, -1)
+        self.buffers = [whole, whole[:, : whole.size // 2], np.zeros((1, 0), np.uint8), whole]
+        self.converts = True
+        self.shown = np.zeros((48, 64, 3), np.uint8)
+
+    def isOpened(self) -> bool:
+        return True
+
+    def get(self, key: int) -> float:
+        return float(cv2.VideoWriter.fourcc(*"MJPG")) if key == cv2.CAP_PROP_FOURCC else 0.0
+
+    def set(self, key: int, value: float) -> bool:
+        assert key == cv2.CAP_PROP_CONVERT_RGB
+        self.converts = bool(value)
+        return True
+
+    def grab(self) -> bool:
+        self.buffer = self.buffers.pop(0)
+        return True
+
+    def retrieve(self) -> tuple[bool, npt.NDArray[np.uint8]]:
+        return True, self.shown if self.converts else self.buffer
+
+    def release(self) -> None:
+        pass
+
+
+def test_a_damaged_jpeg_of_a_device_is_never_the_frame_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", JpegDevice)
+    capture = OpenCvCapture("/dev/video0", cv2.CAP_V4L2, "usb")
+    for whole in (True, False, False, True):
+        assert capture.grab() is not None
+        if whole:
+            shot = capture.retrieve()
+            assert shot.order == "RGB"
+            assert_red(Frame(shot.pixels, 0, shot.t_ns, "usb"))
+        else:
+            with pytest.raises(ImageError):
+                capture.retrieve()
+
+
+def test_a_damaged_frame_of_a_live_camera_is_told_and_passed(folder: Path) -> None:
+    (folder / "part_1.png").write_bytes(b"damaged")
+    seen: list[int] = []
+    with open_camera(f"mock:{folder}?fps=20") as camera:
+        while len(seen) < 5:
+            if len(seen) == 1:
+                with pytest.raises(FrameError) as caught:
+                    camera.read()
+                seen.append(caught.value.index)
+                continue
+            frame = camera.read()
+            assert frame is not None
+            seen.append(frame.index)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_reader_that_waits_is_called(folder: Path) -> None:
+    for text, fps in (
+        (f"mock:{folder}?fps=2", None),
+        (str(folder), 2.0),
+        (f"mock:{folder}?stall=1&stall_ms=500", None),
+    ):
+        calls: list[float] = []
+        with open_camera(text, fps=fps) as camera:
+            assert camera.read() is not None
+            camera.on_wait = lambda calls=calls: calls.append(time.monotonic())
+            assert camera.read() is not None
+        assert len(calls) >= 4, text
 
 
 def test_a_network_stream_is_rgb_and_comes_back(stream: MjpegCamera) -> None:

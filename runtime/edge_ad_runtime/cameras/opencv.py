@@ -9,15 +9,22 @@ import numpy as np
 
 from edge_ad_runtime.cameras.capture import Shot
 from edge_ad_runtime.errors import CameraError, ImageError
+from edge_ad_runtime.images import decode_image
 
 NETWORK_TIMEOUT_MS = 5000
 # Kernel timestamps older than this, or from the future, are on another clock.
 _PLAUSIBLE_NS = 1_000_000_000
+_JPEGS = (cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"JPEG"))
 
 
 class OpenCvCapture:
     """One opened ``cv2.VideoCapture``; ``name`` goes into errors instead of the address, which may hold a
-    password."""
+    password.
+
+    A V4L2 device's timestamp is the kernel's, see :class:`KernelClock`; a stream's is the arrival of the frame. A
+    stream is decompressed while it is grabbed, for its frames build on each other; of a device's frames only those
+    that are retrieved are decoded.
+    """
 
     def __init__(self, address: str, backend: int, name: str, *, video: bool = False) -> None:
         """Open a device path or a URL; ``video`` says that the frames come from a file, which ends.
@@ -27,7 +34,8 @@ class OpenCvCapture:
         """
         self._name = name
         self._video = video
-        self._kernel_time = backend == cv2.CAP_V4L2
+        self._kernel_clock = KernelClock() if backend == cv2.CAP_V4L2 else None
+        self._raw_jpeg: bool | None = None if backend == cv2.CAP_V4L2 else False
         self._t_ns = 0
         parameters: list[int] = []
         if backend == cv2.CAP_FFMPEG and not video:
@@ -42,6 +50,11 @@ class OpenCvCapture:
             raise CameraError(f"{name}: cannot be opened{_hint(backend, video)}")
 
     def grab(self) -> int | None:
+        if self._raw_jpeg is None:
+            # Settings have been made by now. OpenCV leaves the frame before in place of a damaged JPEG and says
+            # nothing, so these are decoded here.
+            fourcc = round(self._capture.get(cv2.CAP_PROP_FOURCC))
+            self._raw_jpeg = fourcc in _JPEGS and self._capture.set(cv2.CAP_PROP_CONVERT_RGB, 0)
         try:
             good = self._capture.grab()
         except cv2.error:
@@ -52,8 +65,8 @@ class OpenCvCapture:
                 return None
             raise CameraError(f"{self._name}: gives no frames any more")
         self._t_ns = now
-        if self._kernel_time:
-            self._t_ns = kernel_time_ns(self._capture.get(cv2.CAP_PROP_POS_MSEC), now)
+        if self._kernel_clock is not None:
+            self._t_ns = self._kernel_clock.time_ns(self._capture.get(cv2.CAP_PROP_POS_MSEC), now)
         return self._t_ns
 
     def retrieve(self) -> Shot:
@@ -63,6 +76,8 @@ class OpenCvCapture:
             good, pixels = False, None
         if not good or pixels is None or not pixels.size:
             raise ImageError("a frame cannot be decoded")
+        if self._raw_jpeg:
+            return Shot(decode_image(pixels.tobytes()), "RGB", self._t_ns, self._name)
         return Shot(np.asarray(pixels, np.uint8), "BGR", self._t_ns, self._name)
 
     def set(self, key: int, value: float) -> None:
@@ -77,10 +92,23 @@ class OpenCvCapture:
         self._capture.release()
 
 
-def kernel_time_ns(milliseconds: float, now_ns: int) -> int:
-    """A V4L2 buffer's timestamp in nanoseconds if it is on the monotonic clock, otherwise ``now_ns``."""
-    stamp = int(milliseconds * 1e6)
-    return stamp if 0 <= now_ns - stamp <= _PLAUSIBLE_NS else now_ns
+class KernelClock:
+    """Timestamps of a device's V4L2 buffers. The kernel says which clock they are on, OpenCV does not tell."""
+
+    def __init__(self) -> None:
+        self._monotonic = False
+
+    def time_ns(self, milliseconds: float, now_ns: int) -> int:
+        """The buffer's timestamp in nanoseconds if the device stamps on the monotonic clock, otherwise ``now_ns``.
+
+        Once a stamp was plausible all are believed: a process that was stopped finds frames in the driver's queue that
+        are old, and must not take them for new ones.
+        """
+        stamp = int(milliseconds * 1e6)
+        if 0 <= now_ns - stamp <= _PLAUSIBLE_NS:
+            self._monotonic = True
+            return stamp
+        return stamp if self._monotonic and 0 < stamp <= now_ns else now_ns
 
 
 def _hint(backend: int, video: bool) -> str:
