@@ -44,10 +44,12 @@ def main(bundle: Path, folder: Path) -> None:
     inspector = open_inspector(bundle)
     config = from_options(str(folder), trigger="software", travel_ms=200, min_gap_ms=50)
     devices = Devices(camera=parse_camera(str(folder)), outputs=[Ejector()])
-    line = Line(config, inspector, devices=devices, on_part=tell)
+    images = list_images(folder)
+    line = Line(config, inspector, devices=devices, limit=len(images), on_part=tell)
 
     def trigger_all() -> None:
-        for _ in list_images(folder):
+        line.wait_ready(10)
+        for _ in images:
             line.trigger()
             time.sleep(0.1)
 

@@ -139,6 +139,10 @@ class Line:
         """The connection to the guard."""
         return self._link
 
+    def wait_ready(self, seconds: float) -> bool:
+        """Wait until the camera is there, while :meth:`run` runs in another thread; returns whether it is."""
+        return self._station.ready.wait(seconds)
+
     def trigger(self, t_ns: int | None = None) -> None:
         """A part is at the trigger's place now, or was at ``t_ns`` of ``time.monotonic_ns``; from any thread.
 

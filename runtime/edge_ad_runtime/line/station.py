@@ -85,7 +85,8 @@ class _Station(ABC):
         self._reconnects = 0
         self._latencies = Latencies()
         self._camera_here = False
-        self._was_here = False
+        self.ready = threading.Event()
+        """Set when the camera has been there once."""
         self._told_ns = 0
         self._parts = 0
         self._count = {Verdict.PASS: 0, Verdict.REJECT: 0, Verdict.FAULT: 0}
@@ -114,13 +115,14 @@ class _Station(ABC):
             self._stop.wait(min(left, _ROUND_S))
 
     def _set_camera(self, here: bool, name: str) -> None:
-        if here and not self._camera_here and self._was_here:
+        if here and not self._camera_here and self.ready.is_set():
             self._reconnects += 1
             _log.warning("%s: works again", name)
         changed, self._camera_here = here is not self._camera_here, here
-        self._was_here = self._was_here or here
         if changed:
             self._alive(now=True)
+        if here:
+            self.ready.set()
 
     def _record(
         self,
