@@ -18,7 +18,7 @@ from edge_ad_runtime.cameras import FrameError, MockSource, open_camera, parse_c
 from edge_ad_runtime.cameras.base import Camera, Frame
 from edge_ad_runtime.cameras.live import LiveCamera
 from edge_ad_runtime.cameras.mock import MockCapture
-from edge_ad_runtime.cameras.opencv import KernelClock, OpenCvCapture
+from edge_ad_runtime.cameras.opencv import ArrivalClock, KernelClock, OpenCvCapture
 from edge_ad_runtime.errors import CameraError, EdgeAdError, ImageError, InputError
 from edge_ad_runtime.stopping import StopRequest
 from tests.line.streams import MjpegCamera
@@ -277,6 +277,41 @@ def test_kernel_timestamps_are_used_where_plausible() -> None:
     assert clock.time_ns(2_000.0, now) == 2_000_000_000
     for elsewhere in (0.0, 1_700_000_000_000.0):
         assert clock.time_ns(elsewhere, now) == now
+
+
+def test_arrival_times_of_a_steady_and_of_a_bursty_stream_are_what_they_were() -> None:
+    ms = 1_000_000
+    rng = np.random.default_rng(1)
+    clock, now = ArrivalClock(), 0
+    for i in range(500):
+        now = max(now, 40 * i * ms + int(rng.integers(0, 30)) * ms)
+        assert clock.time_ns(now) == now
+    clock = ArrivalClock()
+    late = 0
+    for i in range(500):  # frames come in packets of three
+        now = (i // 3) * 120 * ms
+        late += clock.time_ns(now) != now and i > 30
+    assert late <= 170
+
+
+def test_a_stream_read_again_after_a_pause_gives_no_old_frame_as_a_new_one(stream: MjpegCamera) -> None:
+    capture = OpenCvCapture(f"http://127.0.0.1:{stream.port}/video.mjpg", cv2.CAP_FFMPEG, "stream")
+    for _ in range(40):
+        assert capture.grab() is not None
+    paused = time.monotonic_ns()
+    time.sleep(1.0)
+    # The frames of this second wait in the socket.
+    first = capture.grab()
+    assert first is not None
+    assert first - paused < 500_000_000
+    lag_s = []
+    for _ in range(200):
+        t_ns = capture.grab()
+        assert t_ns is not None
+        lag_s.append((time.monotonic_ns() - t_ns) / 1e9)
+    capture.release()
+    assert max(lag_s[:10]) > 0.5
+    assert max(lag_s[-5:]) < 0.2, "it never catches up"
 
 
 class JpegDevice:

@@ -14,6 +14,8 @@ from edge_ad_runtime.images import decode_image
 NETWORK_TIMEOUT_MS = 5000
 # Kernel timestamps older than this, or from the future, are on another clock.
 _PLAUSIBLE_NS = 1_000_000_000
+# Frames by which a stream's period is known at first, and over which it is averaged.
+_FIRST_FRAMES, _PERIOD_FRAMES = 10, 100
 _JPEGS = (cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"JPEG"))
 
 
@@ -21,8 +23,8 @@ class OpenCvCapture:
     """One opened ``cv2.VideoCapture``; ``name`` goes into errors instead of the address, which may hold a
     password.
 
-    A V4L2 device's timestamp is the kernel's, see :class:`KernelClock`; a stream's is the arrival of the frame. A
-    stream is decompressed while it is grabbed, for its frames build on each other; of a device's frames only those
+    A V4L2 device's timestamp is the kernel's, see :class:`KernelClock`; a stream's is the arrival of the frame, see
+    :class:`ArrivalClock`. A stream is decompressed while it is grabbed, for its frames build on each other; of a device's frames only those
     that are retrieved are decoded.
     """
 
@@ -35,6 +37,7 @@ class OpenCvCapture:
         self._name = name
         self._video = video
         self._kernel_clock = KernelClock() if backend == cv2.CAP_V4L2 else None
+        self._arrival_clock = ArrivalClock()
         self._raw_jpeg: bool | None = None if backend == cv2.CAP_V4L2 else False
         self._t_ns = 0
         parameters: list[int] = []
@@ -64,8 +67,9 @@ class OpenCvCapture:
             if self._video:
                 return None
             raise CameraError(f"{self._name}: gives no frames any more")
-        self._t_ns = now
-        if self._kernel_clock is not None:
+        if self._kernel_clock is None:
+            self._t_ns = self._arrival_clock.time_ns(now)
+        else:
             self._t_ns = self._kernel_clock.time_ns(self._capture.get(cv2.CAP_PROP_POS_MSEC), now)
         return self._t_ns
 
@@ -109,6 +113,36 @@ class KernelClock:
             self._monotonic = True
             return stamp
         return stamp if self._monotonic and 0 < stamp <= now_ns else now_ns
+
+
+class ArrivalClock:
+    """When the frames of a stream were received, in nanoseconds of ``time.monotonic_ns``.
+
+    What a process finds waiting when it was stopped or starved has been received before, and nothing says when. A
+    frame is therefore never taken to be later than two periods after the one before it, the period being the mean of
+    what was seen. After a pause of the process, or of the camera, timestamps are too old for as long again: parts go
+    without a frame, and none is shown an old one.
+    """
+
+    def __init__(self) -> None:
+        self._frames = 0
+        self._period_ns = 0.0
+        self._taken_ns = 0
+        self._last_ns = 0
+
+    def time_ns(self, now_ns: int) -> int:
+        """The next frame was taken from the stream's buffer at ``now_ns``."""
+        if self._frames:
+            gap = now_ns - self._taken_ns
+            if self._frames > _FIRST_FRAMES:
+                gap = min(gap, round(4 * self._period_ns))
+            self._period_ns += (gap - self._period_ns) / min(self._frames, _PERIOD_FRAMES)
+        self._frames += 1
+        self._taken_ns = now_ns
+        if self._frames > _FIRST_FRAMES:
+            now_ns = min(now_ns, round(self._last_ns + 2 * self._period_ns))
+        self._last_ns = now_ns
+        return now_ns
 
 
 def _hint(backend: int, video: bool) -> str:
