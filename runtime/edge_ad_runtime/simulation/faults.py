@@ -65,7 +65,7 @@ SHARES = {
     Kind.ENGINE: 0.005,
     Kind.BAD_FRAME: 0.005,
     Kind.DROPPED_FRAME: 0.02,
-    Kind.LOST_TRIGGER: 0.003,
+    Kind.LOST_TRIGGER: 0.02,
     Kind.GHOST: 0.005,
     Kind.DOUBLE: 0.01,
     Kind.MISSED_TRIGGER: 0.002,

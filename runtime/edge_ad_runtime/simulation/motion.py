@@ -42,6 +42,11 @@ class Motion:
         self._times.append(t_ns)
         self._places.append(place)
 
+    @property
+    def changes(self) -> tuple[float, ...]:
+        """When the speed, or its change, becomes another."""
+        return tuple(self._times[1:])
+
     def _stretch(self, t_ns: float) -> Stretch:
         return self._stretches[max(bisect_right(self._times, t_ns) - 1, 0)]
 

@@ -170,6 +170,9 @@ class World:
             elif spell.kind is Kind.DEAD_OUTPUT:
                 at(begin, partial(self._output, True))
                 at(end, partial(self._output, False))
+        if self._encoded is not None:
+            for t in self.motion.changes:
+                at(t + 1, self._turn)
         self._schedule_edges()
 
     def _schedule_edges(self) -> None:
