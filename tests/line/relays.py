@@ -139,9 +139,9 @@ class Emulator:
                 os.write(master, answer[i : i + 1])
 
     def _switch(self, channel: int, state: bool) -> None:
-        self.told.append((channel, state))
         if not self.stuck:
             self.relays[channel] = state
+        self.told.append((channel, state))
 
     def _understand(self, buffer: bytes) -> tuple[bytes, bytes]:
         """Act on whole commands; what is left of the buffer, and the answer."""
@@ -204,7 +204,7 @@ class Acknowledging(Emulator):
     """A board of nobody's make, for templates: ``S1``, ``S0`` and ``Q``, each command acknowledged."""
 
     ON, OFF, ASK = b"S1", b"S0", b"Q?"
-    ON_REPLY, OFF_REPLY = b"<1>", b"<0>"
+    ON_REPLY, OFF_REPLY, ACK = b"<1>", b"<0>", b"OK\r\n"
 
     def _understand(self, buffer: bytes) -> tuple[bytes, bytes]:
         answer = b""
@@ -214,5 +214,5 @@ class Acknowledging(Emulator):
                 answer += self.ON_REPLY if self.relays.get(0) else self.OFF_REPLY
             elif command in (self.ON, self.OFF):
                 self._switch(0, command == self.ON)
-                answer += b"OK\r\n"
+                answer += self.ACK
         return buffer, answer

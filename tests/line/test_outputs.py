@@ -88,7 +88,7 @@ def board() -> Iterator[Board]:
 def _template() -> str:
     board = Acknowledging
     keys = {"on": board.ON, "off": board.OFF, "status": board.ASK}
-    keys |= {"on_reply": board.ON_REPLY, "off_reply": board.OFF_REPLY}
+    keys |= {"on_reply": board.ON_REPLY, "off_reply": board.OFF_REPLY, "ack": board.ACK}
     return "protocol=template&" + "&".join(f"{key}={value.hex()}" for key, value in keys.items())
 
 
@@ -130,8 +130,14 @@ def modbus_rig(kind: str, folder: Path, after: ExitStack) -> Rig:
     return Rig(url, states, peer)
 
 
+@pytest.fixture
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The emulators are threads, which a busy machine keeps waiting for longer than a board does."""
+    monkeypatch.setattr("edge_ad_runtime.outputs.serial_relay.REPLY_TIMEOUT_S", 5.0)
+
+
 @pytest.fixture(params=KINDS)
-def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
+def rig(request: pytest.FixtureRequest, tmp_path: Path, patience: None) -> Iterator[Rig]:
     kind = request.param
     if kind == "gpio":
         pytest.skip(
@@ -280,6 +286,27 @@ def test_the_bytes_that_ask_for_the_state(board: Board, query: str, sent: str) -
     output.close()
 
 
+@pytest.mark.parametrize("answer", [b"", b"NO\r\n"])
+def test_a_board_that_does_not_acknowledge_as_it_should_is_an_output_error(
+    board: Board, answer: bytes
+) -> None:
+    output = open_output(
+        f"serial://{board.port}?protocol=template&verify=1&on=01&off=02&status=03&on_reply=04&off_reply=05&ack=4F4B"
+    )
+
+    def reply() -> None:
+        board.wait_for(1)
+        board.send(answer)
+
+    thread = threading.Thread(target=reply)
+    thread.start()
+    with pytest.raises(OutputError, match="acknowledge a command"):
+        output.set(True)
+    thread.join()
+    assert board.read_available() == b"\x01", "what it did not take is not asked for"
+    output.close()
+
+
 def verifying(kind: str, folder: Path) -> tuple[Rig, Emulator]:
     rig = serial_rig(kind, folder)
     assert isinstance(rig.device, Emulator)
@@ -290,6 +317,7 @@ VERIFIED = ("kmtronic", "kmtronic8", "numato", "template")
 
 
 @pytest.mark.parametrize("kind", VERIFIED)
+@pytest.mark.usefixtures("patience")
 def test_a_relay_that_does_not_move_is_an_output_error(kind: str, tmp_path: Path) -> None:
     rig, device = verifying(kind, tmp_path)
     output = rig.config().open()
@@ -307,23 +335,27 @@ def test_a_relay_that_does_not_move_is_an_output_error(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", VERIFIED)
-def test_a_board_that_falls_silent_is_an_output_error_and_works_again(kind: str, tmp_path: Path) -> None:
+def test_a_board_that_falls_silent_is_an_output_error_and_works_again(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rig, device = verifying(kind, tmp_path)
     output = rig.config().open()
     device.mute = True
+    monkeypatch.setattr("edge_ad_runtime.outputs.serial_relay.REPLY_TIMEOUT_S", 0.1)
     begun = time.monotonic()
-    with pytest.raises(OutputError, match="does not say its state"):
+    with pytest.raises(OutputError, match=r"does not (say its state|acknowledge)"):
         output.set(True)
     assert time.monotonic() - begun < 1
     device.mute = False
+    monkeypatch.setattr("edge_ad_runtime.outputs.serial_relay.REPLY_TIMEOUT_S", 5.0)
     output.set(True)
     output.close()
     device.close()
 
 
 @pytest.mark.parametrize("kind", VERIFIED)
-def test_an_answer_may_come_byte_by_byte(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edge_ad_runtime.outputs.serial_relay.REPLY_TIMEOUT_S", 5.0)
+@pytest.mark.usefixtures("patience")
+def test_an_answer_may_come_byte_by_byte(kind: str, tmp_path: Path) -> None:
     rig, device = verifying(kind, tmp_path)
     device.byte_delay_s = 0.004
     output = rig.config().open()
@@ -334,6 +366,7 @@ def test_an_answer_may_come_byte_by_byte(kind: str, tmp_path: Path, monkeypatch:
     device.close()
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_lost_command_is_given_again(tmp_path: Path) -> None:
     """A board that misses one command in a pulse: noticed by reading back, and commanded once more."""
     rig, device = verifying("kmtronic", tmp_path)
@@ -364,10 +397,8 @@ def test_a_lost_command_is_given_again(tmp_path: Path) -> None:
         ("protocol=template&on=0A&off=0B&status=0c&on_reply=0d01&off_reply=0d00", "0d02"),
     ],
 )
-def test_an_answer_that_is_not_one_is_an_output_error(
-    board: Board, query: str, answer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edge_ad_runtime.outputs.serial_relay.REPLY_TIMEOUT_S", 5.0)
+@pytest.mark.usefixtures("patience")
+def test_an_answer_that_is_not_one_is_an_output_error(board: Board, query: str, answer: str) -> None:
     output = open_output(f"serial://{board.port}?{query}&verify=1")
     asked = 2 if "template" in query else 6
 
@@ -377,7 +408,7 @@ def test_an_answer_that_is_not_one_is_an_output_error(
 
     reader = threading.Thread(target=reply)
     reader.start()
-    with pytest.raises(OutputError, match=r"answers .* when asked for its state"):
+    with pytest.raises(OutputError, match=r"answers .* when it is to say its state"):
         output.set(True)
     reader.join()
     output.close()
@@ -395,6 +426,7 @@ def test_a_serial_port_belongs_to_one_process(board: Board) -> None:
     open_output(f"serial://{board.port}").close()
 
 
+@pytest.mark.usefixtures("patience")
 def test_two_relays_of_a_board_share_its_port(tmp_path: Path) -> None:
     device, ports = Kmtronic(tmp_path, 8), Ports()
     url = f"serial://{device.port}?protocol=kmtronic&relays=8&verify=1"
@@ -547,6 +579,7 @@ def test_urls_give_their_settings() -> None:
         ("serial:///dev/ttyUSB0?protocol=template&on=01&off=02&channel=1", "channel= has no place"),
         ("serial:///dev/ttyUSB0?protocol=template&on=01&off=02&verify=1", "give status=, on_reply="),
         ("serial:///dev/ttyUSB0?protocol=template&on=01&off=02&status=03", "are given together"),
+        ("serial:///dev/ttyUSB0?protocol=template&on=01&off=02&ack=03", "ack= only with them"),
         (
             "serial:///dev/ttyUSB0?protocol=template&on=01&off=02&status=03&on_reply=0401&off_reply=04",
             "cannot be told apart",

@@ -6,7 +6,8 @@
                                                            ``numato``, and ``template`` for any other, with the
                                                            bytes in hex: ``on=A00101A2&off=A00100A1``; with
                                                            ``verify=1`` the state is read back (kmtronic, numato, and
-                                                           template with ``status=``, ``on_reply=``, ``off_reply=``)
+                                                           template with ``status=``, ``on_reply=``, ``off_reply=``
+                                                           and, where it answers commands, ``ack=``)
 ``modbus-tcp://plc:502/coil/5?unit=1``                     a coil, or a holding register as in
                                                            ``/register/12?on=1&off=0``; ``timeout_ms=``;
                                                            ``timer=waveshare`` (extra ``modbus``)

@@ -14,13 +14,13 @@ class Readback:
     """How a relay's state is asked for.
 
     ``decode`` gets all that has come since ``request`` was sent and returns the state, or None while the answer is not
-    complete; it raises ValueError for what cannot become an answer. ``acknowledges``: the board may answer commands
-    too, which has to be waited for and thrown away before it is asked.
+    complete; it raises ValueError for what cannot become an answer. ``ack`` is what the board answers to every command
+    before it can be asked; empty where it says nothing.
     """
 
     request: bytes
     decode: Callable[[bytes], bool | None]
-    acknowledges: bool = False
+    ack: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ BOARDS: dict[str, BoardKind] = {
 }
 
 
-def template(on: bytes, off: bytes, status: bytes, on_reply: bytes, off_reply: bytes) -> Commands:
+def template(on: bytes, off: bytes, status: bytes, on_reply: bytes, off_reply: bytes, ack: bytes) -> Commands:
     """The commands of any other board. What it answers to ``status`` must be ``on_reply`` or ``off_reply`` from the first
-    byte on; leave the three empty for a board that cannot be asked.
+    byte on; leave the three empty for a board that cannot be asked. ``ack`` is its answer to the commands, if any.
 
     Raises:
         InputError: bytes are missing, or cannot be told apart.
@@ -118,10 +118,10 @@ def template(on: bytes, off: bytes, status: bytes, on_reply: bytes, off_reply: b
         raise InputError("protocol=template needs on= and off=, the bytes of the commands in hex")
     if on == off:
         raise InputError("on= and off= are the same bytes; a relay that toggles cannot be known to be off")
-    if not status and not on_reply and not off_reply:
+    if not any((status, on_reply, off_reply, ack)):
         return Commands(off, on)
     if not (status and on_reply and off_reply):
-        raise InputError("status=, on_reply= and off_reply= are given together")
+        raise InputError("status=, on_reply= and off_reply= are given together, and ack= only with them")
     if on_reply.startswith(off_reply) or off_reply.startswith(on_reply):
         raise InputError("on_reply= and off_reply= cannot be told apart: one begins with the other")
 
@@ -133,4 +133,4 @@ def template(on: bytes, off: bytes, status: bytes, on_reply: bytes, off_reply: b
             raise ValueError
         return None
 
-    return Commands(off, on, Readback(status, decode, acknowledges=True))
+    return Commands(off, on, Readback(status, decode, ack))

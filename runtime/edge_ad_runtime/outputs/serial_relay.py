@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import select
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, unquote
@@ -25,12 +26,10 @@ from edge_ad_runtime.outputs.sharing import Ports
 WRITE_TIMEOUT_S = 0.5
 # An answer is a few bytes too, and a USB adapter keeps it back for up to 16 ms.
 REPLY_TIMEOUT_S = 0.1
-# After a board has been silent for so long, it has acknowledged what it was told.
-QUIET_S = 0.02
 # A state is read back within the pulse; the end of a shorter one would wait for it.
 SHORTEST_VERIFIED_MS = 50.0
 
-_TEMPLATE_KEYS = ("on", "off", "status", "on_reply", "off_reply")
+_TEMPLATE_KEYS = ("on", "off", "status", "on_reply", "off_reply", "ack")
 
 
 @dataclass(frozen=True)
@@ -147,22 +146,25 @@ class SerialPort:
         Raises:
             OutputError: there is no answer in time, or one that is not understood.
         """
-        while readback.acknowledges and self.receive(QUIET_S):
-            pass
+        if readback.ack:
+            self._await(lambda data: _matches(data, readback.ack), "acknowledge a command")
         self.send(readback.request)
+        return self._await(readback.decode, "say its state")
+
+    def _await(self, decode: Callable[[bytes], bool | None], what: str) -> bool:
         deadline = time.monotonic() + REPLY_TIMEOUT_S
         answer = b""
         while (left := deadline - time.monotonic()) > 0:
             answer += self.receive(left)
             try:
-                state = readback.decode(answer) if answer else None
+                state = decode(answer) if answer else None
             except ValueError:
                 break
             if state is not None:
                 return state
         if not answer:
-            raise OutputError("does not say its state; check that the board is there and can")
-        raise OutputError(f"answers {answer[:32].hex(' ')} when asked for its state")
+            raise OutputError(f"does not {what}; check that the board is there and can")
+        raise OutputError(f"answers {answer[:32].hex(' ')} when it is to {what}")
 
     def close(self) -> None:
         self._serial.close()
@@ -173,6 +175,12 @@ class SerialPort:
             self._serial.reset_output_buffer()
         finally:
             self._serial.close()
+
+
+def _matches(data: bytes, expected: bytes) -> bool | None:
+    if data[: len(expected)] != expected[: len(data)]:
+        raise ValueError
+    return True if len(data) >= len(expected) else None
 
 
 class SerialRelay:
