@@ -166,7 +166,8 @@ class FakeHarvester:
             data=self.image.reshape(-1), width=self.image.shape[1], height=self.image.shape[0],
             data_format=self.nodes.PixelFormat._value,
         )  # fmt: skip
-        return SimpleNamespace(payload=SimpleNamespace(components=[component]), queue=self._queue)
+        payload = SimpleNamespace(components=[component])
+        return SimpleNamespace(payload=payload, queue=self._queue, timestamp_ns=time.monotonic_ns() - 10**12)
 
     def _queue(self) -> None:
         self.held -= 1

@@ -23,7 +23,13 @@ from edge_ad_runtime.cameras.adjusted import DeviceSource, source_state
 from edge_ad_runtime.cameras.base import CameraSource
 from edge_ad_runtime.cameras.capture import to_rgb
 from edge_ad_runtime.cameras.csi import argus_pipeline, csi_opener, is_jetson, is_raspberry_pi
-from edge_ad_runtime.cameras.genicam import GenicamCapture, GenicamTarget, find_producers, to_pixels
+from edge_ad_runtime.cameras.genicam import (
+    DeviceClock,
+    GenicamCapture,
+    GenicamTarget,
+    find_producers,
+    to_pixels,
+)
 from edge_ad_runtime.cameras.gstreamer import GstCapture, redact_pipeline
 from edge_ad_runtime.cameras.listing import list_genicam, list_v4l2, probe
 from edge_ad_runtime.cameras.mock import MockSource
@@ -508,6 +514,32 @@ def test_a_silent_fake_genicam_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CameraError, match=r"gives no frames any more .*removed"):
         capture.grab()
     assert time.monotonic() - began > 0.5
+
+
+def test_frames_that_waited_for_a_stopped_process_keep_their_time() -> None:
+    clock, start, device = DeviceClock(), 5_000_000_000, 77_000_000_000
+    for i in range(5):
+        assert clock.time_ns(device + i * 10**8, start + i * 10**8 + i % 2 * 10**6) == start + i * 10**8
+    # Three frames were taken while the process stood still for two seconds.
+    for i in range(5, 8):
+        assert clock.time_ns(device + i * 10**8, start + 25 * 10**8) == start + i * 10**8
+    # The camera was powered off and on: its clock begins anew.
+    assert clock.time_ns(1000, start + 60 * 10**8) == start + 60 * 10**8
+
+
+@pytest.mark.usefixtures("gst")
+def test_buffers_that_waited_for_a_stopped_process_keep_their_time() -> None:
+    capture = GstCapture(
+        "videotestsrc is-live=true ! video/x-raw,width=64,height=48,framerate=2/1", "gst:test"
+    )
+    try:
+        assert capture.grab() is not None
+        time.sleep(2.6)
+        old = capture.grab()
+        assert old is not None
+        assert time.monotonic_ns() - old > 1_000_000_000, "an old frame passes for a new one"
+    finally:
+        capture.release()
 
 
 @pytest.mark.parametrize(

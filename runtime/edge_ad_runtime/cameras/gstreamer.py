@@ -15,6 +15,7 @@ import numpy as np
 
 from edge_ad_runtime.camera_state import CameraState
 from edge_ad_runtime.cameras.capture import Shot
+from edge_ad_runtime.cameras.opencv import KernelClock
 from edge_ad_runtime.errors import CameraError, ImageError, MissingExtra
 
 SILENCE_S = 5.0
@@ -22,7 +23,6 @@ _STEP_NS = 200_000_000
 _SINK = "edge_ad_sink"
 # Frames that may wait for the reader; beyond it the oldest goes.
 _BUFFERS = 4
-_PLAUSIBLE_NS = 1_000_000_000
 _CLOCK_TOLERANCE_NS = 50_000_000
 
 REMEDY = (
@@ -95,6 +95,7 @@ class GstCapture:
         self._sample: Any = None
         self._t_ns = 0
         self._piped = False
+        self._clock = KernelClock()
         if self._pipeline.set_state(gst.State.PLAYING) == gst.StateChangeReturn.FAILURE:
             why = self._complaint() or "does not start"
             self.release()
@@ -164,11 +165,11 @@ class GstCapture:
         if not query.parse_latency()[0] or abs(clock.get_time() - time.monotonic_ns()) > _CLOCK_TOLERANCE_NS:
             return now
         running = sample.get_segment().to_running_time(gst.Format.TIME, pts)
-        stamp: int = self._pipeline.get_base_time() + running
-        if running == gst.CLOCK_TIME_NONE or not 0 <= now - stamp <= _PLAUSIBLE_NS:
+        if running == gst.CLOCK_TIME_NONE:
             return now
-        self._piped = True
-        return stamp
+        t_ns = self._clock.time_ns((self._pipeline.get_base_time() + running) / 1e6, now)
+        self._piped = t_ns != now
+        return t_ns
 
     def _complaint(self) -> str | None:
         message = self._bus.pop_filtered(self._gst.MessageType.ERROR)

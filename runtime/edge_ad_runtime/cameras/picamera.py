@@ -10,6 +10,7 @@ import numpy as np
 
 from edge_ad_runtime.camera_state import CameraState
 from edge_ad_runtime.cameras.capture import Shot
+from edge_ad_runtime.cameras.opencv import KernelClock
 from edge_ad_runtime.cameras.settings import CameraSettings
 from edge_ad_runtime.errors import CameraError, ImageError
 
@@ -19,7 +20,6 @@ _SETTING_FRAMES = 30
 # Exposures come in whole rows (20 to 60 µs), gains in the sensor's own steps.
 _ROW_US = 60.0
 _EXPOSURE_TOLERANCE, _GAIN_TOLERANCE = 0.02, 0.05
-_PLAUSIBLE_NS = 1_000_000_000
 
 
 class PiCapture:
@@ -41,6 +41,7 @@ class PiCapture:
         self._request: Any = None
         self._metadata: dict[str, Any] = {}
         self._t_ns = 0
+        self._clock = KernelClock()
         found = Picamera2.global_camera_info()
         if number >= len(found):
             raise CameraError(
@@ -157,7 +158,7 @@ class PiCapture:
         self._metadata = self._request.get_metadata()
         asleep = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
         stamp = int(self._metadata["SensorTimestamp"]) - asleep
-        self._t_ns = stamp if 0 <= now - stamp <= _PLAUSIBLE_NS else now
+        self._t_ns = self._clock.time_ns(stamp / 1e6, now)
         return self._t_ns
 
     def retrieve(self) -> Shot:
