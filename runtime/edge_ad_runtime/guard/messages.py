@@ -22,10 +22,12 @@ class Hello(msgspec.Struct, frozen=True, tag="hello"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """From the scoring loop itself: it goes round. ``frames``: how many frames it has scored. ``camera``: frames come."""
+    """From the scoring loop itself: it goes round. ``frames``: how many frames it has scored. ``camera``: frames come.
+    ``trigger``: where the scorer triggers, whether it would notice a part."""
 
     frames: int
     camera: bool
+    trigger: bool = True
 
 
 class SoftTrigger(msgspec.Struct, frozen=True, tag="trigger"):

@@ -31,7 +31,13 @@ from edge_ad_runtime.line.config import (
     pick_settings,
 )
 from edge_ad_runtime.line.judge import PartInspector
-from edge_ad_runtime.line.station import FreeStation, Recording, TriggeredStation, run_station
+from edge_ad_runtime.line.station import (
+    FreeStation,
+    OwnTrigger,
+    Recording,
+    TriggeredStation,
+    run_station,
+)
 from edge_ad_runtime.line.summary import LineSummary
 from edge_ad_runtime.outputs.base import OutputConfig
 from edge_ad_runtime.preprocess import Roi
@@ -40,6 +46,7 @@ from edge_ad_runtime.sinks.base import Sink
 from edge_ad_runtime.sinks.pictures import PicturesConfig, PictureStore
 from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.stopping import StopRequest
+from edge_ad_runtime.tracking.picking import PickSettings
 from edge_ad_runtime.triggers.base import Count, Edge, Running, SourceConfig
 from edge_ad_runtime.types import Image
 
@@ -119,20 +126,19 @@ class Line:
         if config.trigger is None:
             self._station = FreeStation(scorer, source, self._link, self._recording, self._stop, limit)
         else:
-            parts = self._part_source(config, source)
-            self._station = TriggeredStation(scorer, parts, self._link, self._recording, self._stop, limit)
+            parts, own = self._part_source(config, source)
+            self._station = TriggeredStation(
+                scorer, parts, self._link, self._recording, self._stop, limit, own
+            )
 
-    def _part_source(self, config: LineConfig, source: CameraSource) -> PartCameraSource:
+    def _part_source(
+        self, config: LineConfig, source: CameraSource
+    ) -> tuple[PartCameraSource, OwnTrigger | None]:
         picks = pick_settings(config)
         if config.trigger is None or config.trigger.source != MOTION:
-            return TriggeredSource(source, picks)
-        motion = MotionTrigger(config.trigger.motion_settings)
-
-        def watch(shot: Shot) -> None:
-            for t_ns in motion.frame(to_rgb(shot), shot.t_ns):
-                self._link.tell(SoftTrigger(t_ns))
-
-        return TriggeredSource(source, picks, watch=watch)
+            return TriggeredSource(source, picks), None
+        eye = MotionEye(MotionTrigger(config.trigger.motion_settings), picks, self._link)
+        return TriggeredSource(source, picks, watch=eye.watch), OwnTrigger(eye.works, eye.not_before)
 
     @property
     def guard(self) -> GuardLink:
@@ -160,6 +166,31 @@ class Line:
     def run(self) -> LineSummary:
         """Run to the end of the source, the limit, or a stop; see :func:`edge_ad_runtime.line.station.run_station`."""
         return run_station(self._station, self._link, self._recording, self._stop)
+
+
+class MotionEye:
+    """Looks for parts in every frame, in the camera's thread, and triggers the guard."""
+
+    def __init__(self, motion: MotionTrigger, picks: PickSettings, link: GuardLink) -> None:
+        self._motion = motion
+        self._picks = picks
+        self._link = link
+        self._latest_ns = 0
+
+    def watch(self, shot: Shot) -> None:
+        """A frame is there."""
+        crossings = self._motion.frame(to_rgb(shot), shot.t_ns)
+        self._latest_ns = shot.t_ns
+        for t_ns in crossings:
+            self._link.tell(SoftTrigger(t_ns))
+
+    def works(self) -> bool:
+        """Whether the empty belt is known, so that a part would be noticed."""
+        return self._motion.ready
+
+    def not_before(self) -> int:
+        """The first trigger time for which the next frame, not the one just seen, is the first one after it."""
+        return self._latest_ns - self._picks.latency_ns - self._picks.delay_ns + 1
 
 
 def camera_source(section: CameraSection, stop: StopRequest) -> CameraSource:

@@ -105,7 +105,11 @@ class _Station(ABC):
         t = time.monotonic_ns()
         if now or t - self._told_ns > _ROUND_S * 5e8:
             self._told_ns = t
-            self._link.tell(Alive(self._frames, self._camera_here))
+            self._link.tell(Alive(self._frames, self._camera_here, self._notices_parts()))
+
+    def _notices_parts(self) -> bool:
+        """Whether a part would be noticed, where this program triggers."""
+        return True
 
     def _wait(self, seconds: float) -> None:
         """Wait, alive, without a camera."""
@@ -278,6 +282,15 @@ def _bound(kept: OrderedDict[int, _Value]) -> None:
 
 
 @dataclass(frozen=True)
+class OwnTrigger:
+    """A trigger within this program: ``works`` says whether it would notice a part now; ``not_before`` gives the
+    earliest time from which a frame for a part that is announced now may still be had."""
+
+    works: Callable[[], bool]
+    not_before: Callable[[], int]
+
+
+@dataclass(frozen=True)
 class _Judged:
     judgement: Judgement
     source: str
@@ -295,9 +308,11 @@ class TriggeredStation(_Station):
         recording: Recording,
         stop: StopRequest,
         limit: int | None,
+        own_trigger: OwnTrigger | None = None,
     ) -> None:
         super().__init__(inspector, link, recording, stop, limit)
         self._source = source
+        self._own_trigger = own_trigger
         self._lock = threading.Lock()
         self._camera: PartCamera | None = None
         self._judged: OrderedDict[int, _Judged] = OrderedDict()
@@ -308,6 +323,9 @@ class TriggeredStation(_Station):
         """A part is at the trigger's place now, or was at ``t_ns``, monotonic; from any thread."""
         self._link.tell(SoftTrigger(time.monotonic_ns() if t_ns is None else t_ns))
 
+    def _notices_parts(self) -> bool:
+        return self._own_trigger is None or (self._camera_here and self._own_trigger.works())
+
     def hear(self, message: FromGuard) -> None:
         if isinstance(message, PartSeen):
             with self._lock:
@@ -315,13 +333,19 @@ class TriggeredStation(_Station):
                 _bound(self._triggered)
                 camera = self._camera
                 if camera is not None:
-                    camera.announce(message.part, message.t_trigger_ns)
+                    camera.announce(message.part, self._wanted_from(message.t_trigger_ns))
             if camera is None:
                 self._miss(Miss(message.part, Fault.CAMERA, "the camera is away"))
         elif isinstance(message, Settled):
             self._settle(message)
         elif isinstance(message, Notice):
             _log.warning("%s", message.text)
+
+    def _wanted_from(self, t_trigger_ns: int) -> int:
+        """A trigger that is seen in a frame is known only when that frame has gone by: the next one is the part's."""
+        if self._own_trigger is None:
+            return t_trigger_ns
+        return max(t_trigger_ns, self._own_trigger.not_before())
 
     def run(self) -> Ended:
         backoff = FIRST_REOPEN_S
@@ -336,6 +360,7 @@ class TriggeredStation(_Station):
                     finally:
                         with self._lock:
                             self._camera = None
+                        self._give_up_announced(camera)
                         self._dropped += camera.dropped
             except CameraError as error:
                 if not self._source.live:
@@ -348,6 +373,14 @@ class TriggeredStation(_Station):
             self._wait(backoff)
             backoff = min(2 * backoff, LAST_REOPEN_S)
         return "stop"
+
+    def _give_up_announced(self, camera: PartCamera) -> None:
+        """Parts that were announced after the camera's last word."""
+        try:
+            while isinstance(item := camera.read(0), Miss):
+                self._miss(item)
+        except CameraError:
+            return
 
     def _run_camera(self, camera: PartCamera) -> Ended:
         while not self._stop.requested:
