@@ -367,7 +367,8 @@ def test_every_part_is_settled_once_and_pulses_reach_only_who_is_told(
 ) -> None:
     settings = msgspec.structs.replace(SETTINGS, max_in_flight=100, steady_ns=30)
     line = Line(Tracker(settings, TimedBelt()))
-    t, happenings = 0, []
+    t = 0
+    happenings: list[tuple[int, int, tuple[Verdict | None, int] | str]] = []
     for gap, verdict, lost in parts:
         t += gap
         happenings.append((t, 0, (verdict, lost)))
