@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_ad.cli.camera_check import check_camera
 from edge_ad_calibration.history import History
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration
@@ -22,9 +23,10 @@ from edge_ad_runtime.cameras import parse_camera, redact
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.inspector import Inspector
-from edge_ad_runtime.line.assembly import Line, latency_ns
-from edge_ad_runtime.line.check import check_bundle, check_line
+from edge_ad_runtime.line.assembly import Devices, Line, camera_source, latency_ns
+from edge_ad_runtime.line.check import camera_kind, check_bundle, check_line
 from edge_ad_runtime.line.config import CameraSection, LineConfig, RecordsSection, ScorerSection, from_options
+from edge_ad_runtime.line.devices import missing_devices, shared_wires
 from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
 from edge_ad_runtime.line.summary import LineSummary
 from edge_ad_runtime.line.timeline import Measured
@@ -75,6 +77,11 @@ from edge_ad_runtime.stopping import StopRequest, stop_on_signals
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the field calibrations [default: EDGE_AD_STATE or ~/.local/state/edge-ad].",
 )
+@click.option(
+    "--allow-camera-change",
+    is_flag=True,
+    help="Run although exposure or white balance differ from the calibration's.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON to standard output.")
 def command(
     bundle_path: Path,
@@ -86,6 +93,7 @@ def command(
     threads: int | None,
     fps: float | None,
     state_dir: Path | None,
+    allow_camera_change: bool,
     as_json: bool,
 ) -> None:
     """Inspect every part with BUNDLE, until the camera's source ends or SIGINT or SIGTERM comes.
@@ -109,7 +117,18 @@ def command(
         inspector.self_test()
         if file is not None:
             _check(config, inspector, file)
-        line = Line(config, inspector, state=state, stop=stop, limit=limit, on_part=_report_part)
+        source = check_camera(
+            camera_source(config.camera, stop), calibration, _say, allow_change=allow_camera_change
+        )
+        line = Line(
+            config,
+            inspector,
+            state=state,
+            devices=Devices(camera=source),
+            stop=stop,
+            limit=limit,
+            on_part=_report_part,
+        )
         _say(_opening(config, inspector, calibration))
         summary = line.run()
     _say(_closing(summary))
@@ -131,8 +150,7 @@ def _config(
             raise click.UsageError("--reject and --fps belong into the line file")
         config = file.config
         if camera is not None:
-            section = msgspec.structs.asdict(config.camera)
-            config = msgspec.structs.replace(config, camera=CameraSection(**{**section, "source": camera}))
+            config = msgspec.structs.replace(config, camera=_other_camera(config.camera, camera))
         if events:
             config = msgspec.structs.replace(
                 config, records=RecordsSection(sinks=(*config.records.sinks, *events))
@@ -155,6 +173,14 @@ def _config(
         raise click.UsageError(str(error)) from error
 
 
+def _other_camera(section: CameraSection, source: str) -> CameraSection:
+    """The line's camera replaced, to try the line with a folder of images or another device: its settings stay where
+    the other one can have them."""
+    if camera_kind(source) == "files":
+        return CameraSection(source=source, rotate=section.rotate, flip=section.flip)
+    return CameraSection(**{**msgspec.structs.asdict(section), "source": source})
+
+
 def _check(config: LineConfig, inspector: Inspector, file: LineFile) -> None:
     """Refuse a line that cannot work with this model on this machine; tell what is doubtful."""
     measured = Measured(model_p99_ms=latency_ns(inspector) / 1e6)
@@ -162,6 +188,8 @@ def _check(config: LineConfig, inspector: Inspector, file: LineFile) -> None:
         [
             *check_line(config, measured),
             *check_bundle(config, inspector.bundle.manifest.preprocess),
+            *shared_wires(config),
+            *missing_devices(config),
         ]
     )
     errors = [(problem, line) for problem, line in located if problem.level != "warning"]
