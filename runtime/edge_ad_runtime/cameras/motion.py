@@ -113,7 +113,8 @@ class MotionTrigger:
 
         Returns:
             For each part whose leading edge has crossed the line since the frame before, when: between the timestamps
-            of the two, by how far it went in that time. To get the time on the belt, take the camera's latency off.
+            of the two, by how far it went in that time. The part itself crossed earlier, by the time from an exposure
+            to its timestamp; like every delay of a trigger, that is part of a line's travel.
         """
         if image.shape != self._shape:
             self.reset()

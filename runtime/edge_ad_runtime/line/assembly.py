@@ -26,7 +26,6 @@ from edge_ad_runtime.line.config import (
     MOTION,
     CameraSection,
     LineConfig,
-    PicturesSection,
     guard_config,
     pick_settings,
 )
@@ -40,10 +39,10 @@ from edge_ad_runtime.line.station import (
 )
 from edge_ad_runtime.line.summary import LineSummary
 from edge_ad_runtime.outputs.base import OutputConfig
-from edge_ad_runtime.preprocess import Roi
+from edge_ad_runtime.preprocess import PreprocessSpec, Roi
 from edge_ad_runtime.sinks import parse_sink
 from edge_ad_runtime.sinks.base import Sink
-from edge_ad_runtime.sinks.pictures import PicturesConfig, PictureStore
+from edge_ad_runtime.sinks.pictures import PictureStore
 from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.stopping import StopRequest
 from edge_ad_runtime.tracking.picking import PickSettings
@@ -113,7 +112,7 @@ class Line:
         try:
             sinks.extend(parse_sink(text).open() for text in config.records.sinks)
             if config.pictures is not None:
-                pictures = PictureStore(_pictures(config.pictures))
+                pictures = PictureStore(config.pictures.config, _placement(config, inspector))
             self._link = _open_guard(guard, devices, state)
         except BaseException:
             for sink in sinks:
@@ -247,15 +246,12 @@ def _open_guard(config: GuardConfig, devices: Devices, state: Path | None) -> Gu
     return ProcessGuard(config, state or default_state_dir())
 
 
-def _pictures(section: PicturesSection) -> PicturesConfig:
-    return PicturesConfig(
-        folder=Path(section.folder),
-        quota_mb=section.quota_mb,
-        rejects=section.rejects,
-        faults=section.faults,
-        every_nth_pass=section.every_nth_pass,
-        format=section.format,
-    )
+def _placement(config: LineConfig, inspector: PartInspector) -> PreprocessSpec | None:
+    """Where in the camera's image an anomaly map lies; None where the inspector does not say."""
+    if not isinstance(inspector, Inspector):
+        return None
+    spec = inspector.bundle.manifest.preprocess
+    return spec if config.region is None else msgspec.structs.replace(spec, roi=config.region.roi)
 
 
 class _Region:
