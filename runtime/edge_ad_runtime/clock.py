@@ -63,7 +63,7 @@ class MonotonicClock:
             bell = self._bells[condition] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         condition.release()
         try:
-            _wait_readable(bell, left)
+            wait_readable(bell, left)
         finally:
             condition.acquire()
         with contextlib.suppress(BlockingIOError):
@@ -82,7 +82,8 @@ class MonotonicClock:
                 os.close(bell)
 
 
-def _wait_readable(descriptor: int, ns: int) -> None:
+def wait_readable(descriptor: int, ns: int) -> None:
+    """Wait until the file descriptor is readable or the time has passed, to the microsecond."""
     if descriptor < _SELECTABLE:
         select.select([descriptor], [], [], ns / 1e9)
         return

@@ -35,4 +35,6 @@ class GuardConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def digest(self) -> str:
         """The same for the same configuration of the same version of the program."""
-        return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+        # As the guard gets it: a whole number given for a float is a float there.
+        sent = msgspec.json.decode(msgspec.json.encode(self), type=GuardConfig)
+        return hashlib.sha256(msgspec.json.encode(sent)).hexdigest()

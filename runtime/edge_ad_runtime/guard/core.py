@@ -22,7 +22,7 @@ from typing import Generic
 import msgspec
 
 from edge_ad_runtime.actuation import close_actuators, open_actuators
-from edge_ad_runtime.clock import Clock, MonotonicClock
+from edge_ad_runtime.clock import Clock, MonotonicClock, wait_readable
 from edge_ad_runtime.errors import EdgeAdError, OutputError
 from edge_ad_runtime.guard.config import GuardConfig
 from edge_ad_runtime.guard.messages import (
@@ -76,7 +76,10 @@ TERM_DRAIN_NS = 60_000_000_000
 _LAST_WORD_S = 1.0
 FIRST_RETRY_NS = 100_000_000
 LAST_RETRY_NS = 5_000_000_000
-_LONGEST_SLEEP_S = 0.5
+_LONGEST_SLEEP_NS = 500_000_000
+_SHORTEST_SLEEP_NS = 200_000
+# At the end the outputs are looked at: whether they have given their last pulses.
+_ENDING_SLEEP_NS = 5_000_000
 # Relays wear out; a PLC looks for a beat every second or so.
 _BEAT_NS = 100_000_000
 
@@ -232,7 +235,7 @@ class Guard:
         self._config = config
         self._clock = clock or MonotonicClock()
         self._patient, self._realtime = patient, realtime
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
         # Wakes the loop: a byte of a signal or of a thread.
         self._bell, self.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         # Taken again by a signal handler that interrupts its holder.
@@ -327,7 +330,9 @@ class Guard:
                 os.write(self.bell, b"\0")
 
     def _turn(self) -> None:
-        ready = {key.fileobj: mask for key, mask in self._selector.select(self._sleep_s())}
+        # An epoll's own timeout is in milliseconds, rounded up twice on the way.
+        wait_readable(self._selector.fileno(), self._sleep_ns())
+        ready = {key.fileobj: mask for key, mask in self._selector.select(0)}
         now = self._clock.now_ns()
         if self._bell in ready:
             os.read(self._bell, 4096)
@@ -360,7 +365,7 @@ class Guard:
         tracked = self._tracker is not None and self._tracker.busy
         return tracked or any(output.busy for output in self._outputs)
 
-    def _sleep_s(self) -> float:
+    def _sleep_ns(self) -> int:
         now = self._clock.now_ns()
         times: list[int | None] = [source.retry_at for source in self._sources]
         times.extend(self._guests.values())
@@ -368,11 +373,10 @@ class Guard:
             times.append(self._tracker.next_time(now))
         if self._here:
             times.append(self._heard_ns + self._config.silence_ns)
-        if self._finish_at is not None:
-            return 0.005
-        due = min((t for t in times if t is not None), default=None)
+        longest = _LONGEST_SLEEP_NS if self._finish_at is None else _ENDING_SLEEP_NS
+        due = min((t for t in times if t is not None), default=now + longest)
         # Never shorter than a fraction of a millisecond: what is due is looked at again anyway, without a storm.
-        return _LONGEST_SLEEP_S if due is None else min(max((due - now) / 1e9, 0.0002), _LONGEST_SLEEP_S)
+        return min(max(due - now, _SHORTEST_SLEEP_NS), longest)
 
     def _read_encoder(self, now_ns: int) -> None:
         if self._encoder is None or self._encoder_belt is None or self._tracker is None:
