@@ -29,3 +29,13 @@ class Agenda:
             now = max(now, t)
             happening(now)
         return now
+
+    def play(self, wait: Callable[[int], int | None]) -> None:
+        """Let real time pass until nothing is planned. ``wait`` waits for the next happening's time and returns the time
+        that it has become, or None: nothing more happens."""
+        heap = self._heap
+        while heap:
+            now = wait(heap[0][0])
+            if now is None:
+                return
+            heapq.heappop(heap)[2](now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -41,6 +42,20 @@ class Motion:
         self._stretches.append(Stretch(t_ns, place, speed, gain))
         self._times.append(t_ns)
         self._places.append(place)
+
+    @classmethod
+    def of(cls, stretches: Sequence[Stretch]) -> Motion:
+        """As it was: see :attr:`stretches`."""
+        motion = cls(0.0)
+        motion._stretches = list(stretches)
+        motion._times = [s.t_ns for s in stretches]
+        motion._places = [s.mm for s in stretches]
+        return motion
+
+    @property
+    def stretches(self) -> tuple[Stretch, ...]:
+        """All of them, in order."""
+        return tuple(self._stretches)
 
     @property
     def changes(self) -> tuple[float, ...]:

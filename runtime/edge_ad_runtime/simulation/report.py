@@ -7,6 +7,7 @@ from collections import Counter
 import msgspec
 
 from edge_ad_runtime.simulation.faults import Kind
+from edge_ad_runtime.simulation.truth import Looks
 from edge_ad_runtime.simulation.world import World
 from edge_ad_runtime.tracking.tracker import Settled
 from edge_ad_runtime.verdict import Fault, Verdict
@@ -23,6 +24,32 @@ class Problem(msgspec.Struct, frozen=True):
     what: str
 
 
+class Live(msgspec.Struct, frozen=True, kw_only=True):
+    """Of a run in real time.
+
+    ``pulses``: those whose beginning could be told apart, of parts rejected by a pulse of their own; ``p50_ms``, ``p99_ms``
+    and ``worst_ms``: how far off their deadlines they began (None: there were none); ``absent``: those that did not come.
+    ``scorer_ms_p50``, ``scorer_ms_p99``: from the trigger to the verdict. ``crashes``: how often the scorer was killed;
+    ``guard_restarts``, ``scorer_losses``: as in :class:`edge_ad_runtime.line.summary.LineSummary`. ``lost_records``: parts
+    whose records died with a scorer. ``belt_late_ms``: by how much the modelled belt was late with a signal, at most; more
+    than a few ms say that this machine is too busy to tell. ``stopped``: it was ended before all parts had passed.
+    """
+
+    pulses: int
+    absent: int
+    p50_ms: float | None
+    p99_ms: float | None
+    worst_ms: float | None
+    scorer_ms_p50: float | None
+    scorer_ms_p99: float | None
+    crashes: int
+    guard_restarts: int
+    scorer_losses: int
+    lost_records: int
+    belt_late_ms: float
+    stopped: bool
+
+
 class SimReport(msgspec.Struct, kw_only=True):
     """Counts of parts, unless it says otherwise.
 
@@ -32,7 +59,7 @@ class SimReport(msgspec.Struct, kw_only=True):
     ``good_rejected``: without a defect, on or removed; ``false_rejects``, of those removed, by the model's own verdict,
     ``fault_rejects`` (bad ones too) by a fault, by kind in ``faults``. ``injected``: the simulated troubles by kind, how
     often. ``ghosts``: records of what was no part. ``worst_margin_ms``: the least time between a verdict ``pass`` and the
-    decision on its part. ``per_minute``: parts, in virtual time.
+    decision on its part. ``per_minute``: parts, in virtual time. ``live``: what only a run in real time shows.
     """
 
     parts: int = 0
@@ -64,6 +91,7 @@ class SimReport(msgspec.Struct, kw_only=True):
     seed: int = 0
     unavoidable: list[str] = []
     problems: list[Problem] = []
+    live: Live | None = None
 
     @property
     def sound(self) -> bool:
@@ -75,7 +103,7 @@ class SimReport(msgspec.Struct, kw_only=True):
         """Add a finished episode, whose parts are numbered from ``first``."""
         records = _records(world)
         for index, article in enumerate(world.articles):
-            self._judge(world, first + index, index, article.looks.bad, article.looks.rejected, records)
+            self.judge(first + index, article.looks, world.removed_by(index) is not None, records.get(index))
         tracker, ejector = world.tracker.counts, world.ejector
         self.ghosts += sum(index is None for index in world.article_of.values())
         self.pulses += ejector.pulses
@@ -98,17 +126,12 @@ class SimReport(msgspec.Struct, kw_only=True):
         self.virtual_s = round(self.virtual_s + world.end_ns / 1e9, 3)
         self.per_minute = round(self.parts / self.virtual_s * 60, 1)
 
-    def _judge(
-        self,
-        world: World,
-        number: int,
-        index: int,
-        bad: bool,
-        rejected: bool,
-        records: dict[int, Settled],
+    def judge(
+        self, number: int, looks: Looks, removed: bool, record: Settled | None, *, lost: bool = False
     ) -> None:
-        removed = world.removed_by(index) is not None
-        record = records.get(index)
+        """Add a part by what became of it and what its record says; ``lost``: it had a record that died with the
+        scorer."""
+        bad, rejected = looks.bad, looks.rejected
         self.parts += 1
         self.bad += bad
         self.good_passed += not bad and not removed
@@ -118,6 +141,8 @@ class SimReport(msgspec.Struct, kw_only=True):
             self.missed_by_model += not rejected
             if rejected:
                 self._problem(number, "escaped: it is bad and was not removed")
+        if lost:
+            return
         if record is None:
             self.unseen += 1
             self.fault_rejects += removed

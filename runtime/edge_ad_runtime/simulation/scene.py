@@ -28,7 +28,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     While the ejector acts it removes every part that overlaps its window, ``window_from`` to ``window_until``. The camera
     shows the parts whose middle is between ``view_from`` and ``view_until`` when a frame is exposed. Parts are
     ``shortest`` to ``longest`` long; from one part's front to the next it is ``closest`` at least, ``usual`` more often,
-    and now and then more. With ``mm_per_count`` the belt has an encoder and runs at ``slowest`` to ``speed``.
+    and now and then more; where it ``crowds``, many parts in a row come as close as they may. With ``mm_per_count`` the belt has an encoder and runs at ``slowest`` to ``speed``.
     """
 
     track: TrackSettings
@@ -51,6 +51,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     scorer_sigma: float = 0.2
     backlog: int = 8
     silence_ns: int = 1_000_000_000
+    crowds: bool = True
 
     @property
     def travel_mm(self) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from edge_ad_runtime.simulation.agenda import Agenda, Happening
 from edge_ad_runtime.simulation.faults import SHARES, Kind
 from edge_ad_runtime.simulation.motion import Motion
 from edge_ad_runtime.simulation.scene import Scene
-from edge_ad_runtime.simulation.truth import Looks
+from edge_ad_runtime.simulation.view import Article, View
 from edge_ad_runtime.tracking.picking import FramePicker, Miss
 from edge_ad_runtime.verdict import Fault, Verdict
 
@@ -21,20 +20,6 @@ from edge_ad_runtime.verdict import Fault, Verdict
 MESSAGE_NS = 200_000
 # Frames that a driver keeps while nobody reads.
 _DRIVER_FRAMES = 4
-
-
-@dataclass(frozen=True)
-class Article:
-    """A part on the belt: where the belt stands when its front is at the photo-eye, in mm, and its length."""
-
-    place: float
-    length: float
-    looks: Looks
-
-    @property
-    def middle(self) -> float:
-        """Where the belt stands when the part's middle is at the photo-eye."""
-        return self.place + self.length / 2
 
 
 @dataclass(frozen=True)
@@ -65,11 +50,7 @@ class SimStation:
     ) -> None:
         self._scene = scene
         self._articles = articles
-        # Not quite in the order of their fronts, where parts of different lengths touch.
-        order = sorted(range(len(articles)), key=lambda i: articles[i].middle)
-        self._order = order
-        self._middles = [articles[i].middle for i in order]
-        self._motion = motion
+        self._view = View(scene, articles, motion)
         self._kinds = kinds
         self._agenda = agenda
         self._rng = rng
@@ -253,7 +234,7 @@ class SimStation:
             if part <= self.settled:
                 continue
             self._scoring = True
-            shown = self.in_view(exposed_ns)
+            shown = self._view.at(exposed_ns)
             took = self._took(shown)
             self._later(now_ns + took, partial(self._scored, part, exposed_ns, shown))
 
@@ -265,13 +246,6 @@ class SimStation:
             self._injected(Kind.SLOW)
             took *= 10
         return took
-
-    def in_view(self, exposed_ns: int) -> tuple[int, ...]:
-        """The articles whose middle the camera shows."""
-        belt, scene = self._motion.at(exposed_ns), self._scene
-        first = bisect_left(self._middles, belt - scene.view_until)
-        last = bisect_right(self._middles, belt - scene.view_from)
-        return tuple(self._order[first:last])
 
     def _scored(self, part: int, exposed_ns: int, shown: tuple[int, ...], now_ns: int) -> None:
         self._scoring = False

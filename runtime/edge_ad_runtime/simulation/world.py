@@ -3,53 +3,23 @@
 from __future__ import annotations
 
 import random
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 
 from edge_ad_runtime.simulation.agenda import Agenda
+from edge_ad_runtime.simulation.course import SHORTEST_SLEEP_NS, lay_out, photo_eye, plan_motion, whole_way
 from edge_ad_runtime.simulation.ejector import SimEjector
-from edge_ad_runtime.simulation.faults import SHARES, Kind, Spell, spells
-from edge_ad_runtime.simulation.motion import Motion
-from edge_ad_runtime.simulation.scene import BELT_SIGNAL_NS, COMMAND_NS, EJECTOR_NS, EYE_NS, TURN_NS, Scene
-from edge_ad_runtime.simulation.station import MESSAGE_NS, Answer, Article, SimStation
+from edge_ad_runtime.simulation.faults import Kind
+from edge_ad_runtime.simulation.scene import BELT_SIGNAL_NS, TURN_NS, Scene
+from edge_ad_runtime.simulation.station import MESSAGE_NS, Answer, SimStation
 from edge_ad_runtime.simulation.truth import Truth
+from edge_ad_runtime.simulation.view import Window
 from edge_ad_runtime.tracking.belt import EncodedBelt, TimedBelt
 from edge_ad_runtime.tracking.tracker import Action, Eject, HoldFrom, HoldUntil, Settled, Tracker
 from edge_ad_runtime.verdict import Verdict
 
 _S = 1_000_000_000
-# The guard's loop does not sleep for less.
-_SHORTEST_SLEEP_NS = 200_000
-
-
-def lay_out(
-    scene: Scene, kinds: frozenset[Kind], truth: Truth, count: int, bad_share: float, rng: random.Random
-) -> tuple[list[Article], int]:
-    """The parts on the belt, the first of them as near to the ejector as one can be that a guard may still reject when it
-    starts; and how many of them stand closer than the line is made for."""
-    articles: list[Article] = []
-    doubles = 0
-    begins_ns = scene.timing.lead_ns + TURN_NS + COMMAND_NS + EJECTOR_NS + _SHORTEST_SLEEP_NS
-    place = min(0.0, scene.speed * begins_ns / _S + 2 * (scene.mm_per_count or 0.0) - scene.window_from)
-    crowded = False
-    while len(articles) < count:
-        length = rng.uniform(scene.shortest, scene.longest)
-        articles.append(Article(place, length, truth.draw(rng, rng.random() < bad_share)))
-        if rng.random() < 0.05:
-            crowded = not crowded
-        if Kind.DOUBLE in kinds and rng.random() < SHARES[Kind.DOUBLE] and scene.closest > length:
-            # Still two edges of the photo-eye, farther apart than its debounce time.
-            doubles += 1
-            place += rng.uniform(max(length, 0.75 * scene.closest), scene.closest)
-        elif crowded:
-            place += scene.closest * rng.uniform(1.0, 1.3)
-        elif rng.random() < 0.02:
-            place += scene.usual + rng.expovariate(1.0) * scene.travel_mm
-        else:
-            place += max(scene.closest, scene.usual * rng.uniform(0.8, 1.4))
-    return articles, doubles
 
 
 class World:
@@ -72,8 +42,8 @@ class World:
             self.injected[Kind.DOUBLE] = doubles
         self._rng = rng
         self._agenda = Agenda()
-        way = self.articles[-1].place + scene.window_until + 2 * scene.longest + scene.gap_mm
-        self.motion, self._spells = self._plan(way)
+        way = whole_way(scene, self.articles)
+        self.motion, self._spells = plan_motion(scene, kinds, way, rng)
         self.end_ns = round(self.motion.time_at(way)) + 2 * scene.track.reach_ns + _S
         self._encoded = EncodedBelt() if scene.mm_per_count is not None else None
         self.tracker = Tracker(scene.track, self._encoded or TimedBelt())
@@ -91,7 +61,7 @@ class World:
         self._edge_read = 0
         self._greeted = True
         self._life = 0
-        self._reach: list[float] | None = None
+        self._window: Window | None = None
         self.article_of: dict[int, int | None] = {}
         """The guard's number of a part: which article it is; None: nothing at all."""
         self.answers: dict[int, tuple[int, Answer]] = {}
@@ -105,38 +75,6 @@ class World:
         self.injected[kind] += 1
 
     # Before it begins
-
-    def _plan(self, way: float) -> tuple[Motion, list[Spell]]:
-        """How the belt runs, and which faults of some duration happen when."""
-        scene, rng = self.scene, self._rng
-        motion = Motion(
-            rng.uniform(scene.slowest, scene.speed) if scene.slowest < scene.speed else scene.speed
-        )
-        planned = spells(rng, self.kinds, round(0.2 * _S), round(0.95 * way / scene.speed * _S))
-        taken: list[Spell] = []
-        free = 0.0
-        stopped = {Kind.STOP, Kind.SPEED, Kind.UNSEEN_SPEED}
-        for spell in planned:
-            begin, end = spell.begin_ns, spell.end_ns
-            if spell.kind not in stopped:
-                taken.append(spell)
-                continue
-            if begin < free:
-                continue
-            gain = scene.gain * rng.uniform(0.3, 1.0)
-            before = motion.speed(begin) * 1e9
-            if spell.kind is Kind.SPEED:
-                free = motion.ramp(begin, rng.uniform(scene.slowest, scene.speed), gain)
-            else:
-                slow = 0.0 if spell.kind is Kind.STOP else 0.8 * before
-                stands = motion.ramp(begin, slow, gain)
-                end = round(max(stands + 1, end))
-                # Back to its speed in no more than the line allows for.
-                free = motion.ramp(end, before, scene.gain)
-                # Sometimes it is stopped again before it has got anywhere.
-                free += rng.choice([0.0, 0.5 * _S])
-            taken.append(Spell(spell.kind, begin, end))
-        return motion, taken
 
     def _schedule(self) -> None:
         at, rng = self._agenda.at, self._rng
@@ -176,52 +114,16 @@ class World:
         self._schedule_edges()
 
     def _schedule_edges(self) -> None:
-        scene, rng, kinds = self.scene, self._rng, self.kinds
-        first = bisect_left([a.place for a in self.articles], 0.0)
-        times = [self.motion.time_at(a.place) for a in self.articles[first:]]
-        lost = self._lost_triggers(first, times) if Kind.LOST_TRIGGER in kinds else set()
-        for offset, t in enumerate(times):
-            index = first + offset
-            if Kind.MISSED_TRIGGER in kinds and rng.random() < SHARES[Kind.MISSED_TRIGGER]:
-                self._count(Kind.MISSED_TRIGGER)
-                continue
-            edge = round(t + rng.random() * EYE_NS)
-            if index in lost:
-                self._agenda.at(edge, self._lose)
-                continue
-            self._agenda.at(edge, partial(self._edge, index))
-            if Kind.BOUNCE in kinds and rng.random() < SHARES[Kind.BOUNCE]:
-                self._count(Kind.BOUNCE)
-                for _ in range(rng.randint(1, 4)):
-                    later = edge + rng.random() * 0.8 * scene.track.debounce_ns
-                    self._agenda.at(later, partial(self._edge, index))
-            if Kind.GHOST in kinds and rng.random() < SHARES[Kind.GHOST]:
-                self._count(Kind.GHOST)
-                self._agenda.at(edge + rng.uniform(0.1, 0.9) * scene.usual / scene.speed * _S, self._ghost)
-
-    def _lost_triggers(self, first: int, times: Sequence[float]) -> set[int]:
-        """Which triggers the kernel loses. It says so with the next one, which it only drops others for; that is early
-        enough, or else nobody could know in time."""
-        scene, rng = self.scene, self._rng
-        needed = scene.timing.lead_ns + TURN_NS + COMMAND_NS + EJECTOR_NS + EYE_NS
-        away = [
-            (s.begin_ns, s.end_ns) for s in self._spells if s.kind in (Kind.TRIGGER_LOSS, Kind.SILENT_ENCODER)
-        ]
-        lost: set[int] = set()
-        offset = 0
-        while offset < len(times) - 4:
-            if rng.random() >= SHARES[Kind.LOST_TRIGGER]:
-                offset += 1
-                continue
-            count = rng.randint(1, 3)
-            told = times[offset + count]
-            before = self.motion.time_at(self.articles[first + offset].place + scene.window_from)
-            heard = all(not begin <= told + EYE_NS <= end + _S // 10 for begin, end in away)
-            if told + needed < before and heard:
-                lost.update(range(first + offset, first + offset + count))
-                self._count(Kind.LOST_TRIGGER)
-            offset += count + 2
-        return lost
+        seen_by_eye = photo_eye(
+            self.scene, self.kinds, self.articles, self.motion, self._spells, self._rng, self._count
+        )
+        for seen in seen_by_eye:
+            if seen.what == "lost":
+                self._agenda.at(seen.t_ns, self._lose)
+            elif seen.what == "ghost":
+                self._agenda.at(seen.t_ns, self._ghost)
+            else:
+                self._agenda.at(seen.t_ns, partial(self._edge, seen.index))
 
     # The guard's side, as in edge_ad_runtime.guard.core
 
@@ -270,7 +172,7 @@ class World:
             due = edge
         if due is None:
             return
-        wake = self._after(max(due, now_ns + _SHORTEST_SLEEP_NS))
+        wake = self._after(max(due, now_ns + SHORTEST_SLEEP_NS))
         if self._wake is None or wake < self._wake:
             self._wake = wake
             self._agenda.at(wake, partial(self._woken, wake))
@@ -320,7 +222,7 @@ class World:
 
     # What happens
 
-    def _edge(self, index: int, now_ns: int) -> None:
+    def _edge(self, index: int | None, now_ns: int) -> None:
         if self._trigger_out:
             return
         lost, self._lost = self._lost, 0
@@ -446,16 +348,9 @@ class World:
 
     def removed_by(self, index: int) -> tuple[int, int] | None:
         """The first time that the ejector acted with the article before it; None: it went on."""
-        article, scene = self.articles[index], self.scene
-        begin = article.place + scene.window_from
-        end = article.place + scene.window_until + article.length
-        acted = self.ejector.acted
-        if self._reach is None:
-            self._reach = [self.motion.at(until) for _, until in acted]
-        first = bisect_left(self._reach, begin)
-        if first < len(acted) and self.motion.at(acted[first][0]) <= end:
-            return acted[first]
-        return None
+        if self._window is None:
+            self._window = Window(self.scene, self.motion, self.ejector.acted)
+        return self._window.struck(self.articles[index])
 
     @property
     def worst_margin_ns(self) -> int | None:
