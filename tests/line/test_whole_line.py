@@ -192,10 +192,10 @@ def test_a_guard_without_a_scorer_is_shown_and_can_be_ended(run: Run, board: Boa
     assert line_command(run, "status").stdout == "no guard runs here\n"
     process = run.start()
     run.wait_ready()
-    assert "whole-line: " in line_command(run, "status").stdout
+    assert f"whole-line: run by process {process.pid}, guard " in line_command(run, "status").stdout
     refused = line_command(run, "stop", "whole-line")
     assert refused.returncode == 1
-    assert "refuses" in refused.stderr
+    assert f"'whole-line' is run by process {process.pid}; end that" in refused.stderr
     process.kill()
     process.communicate()
     run.trigger()
@@ -203,6 +203,8 @@ def test_a_guard_without_a_scorer_is_shown_and_can_be_ended(run: Run, board: Boa
     shown = line_command(run, "status").stdout
     assert "without a scorer" in shown
     assert "1 parts: " in shown
+    (guard,) = json.loads(line_command(run, "status", "--json").stdout)["guards"]
+    assert (guard["line"], guard["report"]["parts"], guard["report"]["scorer"]) == ("whole-line", 1, 0)
     ended = line_command(run, "stop", "whole-line", "--drain", "2")
     assert (ended.returncode, ended.stdout) == (0, "whole-line: ended\n"), ended.stderr
     assert lcus_states(board.read_available()) == [OFF, ON, OFF, OFF], "the part on its way was rejected"

@@ -513,6 +513,10 @@ class Guard:
         except (OSError, msgspec.DecodeError):
             self._part_with(guest)
             return
+        if isinstance(message, Ask):
+            self._send(guest, self.report())
+            self._part_with(guest)
+            return
         refusal = None
         if not isinstance(message, Hello):
             refusal = "a scorer says hello first"
@@ -635,6 +639,7 @@ class Guard:
             outputs=tuple(output.stats for output in self._outputs),
             final=final,
             unsafe=unsafe,
+            scorer=0 if self._scorer is None else _peer(self._scorer),
         )
 
     def _notice(self, text: str) -> None:

@@ -18,31 +18,31 @@ _ANSWER_S = 5.0
 
 @dataclass(frozen=True)
 class GuardState:
-    """A guard that answers. ``report`` is None while a scorer is connected, for it then talks to that alone; ``told``
-    says so in words."""
+    """A guard. ``report`` is None when it does not answer."""
 
     line: str
+    pid: int
     report: Report | None
-    told: str
 
 
 def find_guards(state: Path) -> Iterator[GuardState]:
-    """The guards of all lines in a state folder that answer."""
+    """The guards of all lines in a state folder. They are only asked: a scorer that runs is not disturbed, and what a guard
+    keeps for the next scorer stays there."""
     for path in sorted((state / "lines").glob(f"*/{SOCKET}")):
-        name = path.parent.name
-        wire = connect(path.parent)
-        if wire is None:
-            continue
-        try:
-            welcome = wire.greet()
+        if (guard := _look(path.parent)) is not None:
+            yield guard
+
+
+def _look(folder: Path) -> GuardState | None:
+    wire = connect(folder)
+    if wire is None:
+        return None
+    with contextlib.closing(wire):
+        report = None
+        with contextlib.suppress(OSError):
             wire.send(Ask())
             report = wire.wait_for_report(_ANSWER_S)
-        except OutputError as error:
-            yield GuardState(name, None, str(error))
-        else:
-            yield GuardState(name, report, f"process {welcome.pid}, without a scorer")
-        finally:
-            wire.close()
+        return GuardState(folder.name, wire.peer, report)
 
 
 def end_guard(state: Path, line: str, drain_s: float) -> Report:
@@ -51,7 +51,14 @@ def end_guard(state: Path, line: str, drain_s: float) -> Report:
     Raises:
         OutputError: there is none, a scorer runs the line, or it does not end.
     """
-    wire = connect(state / "lines" / line)
+    folder = state / "lines" / line
+    guard = _look(folder)
+    if guard is not None and guard.report is not None and (scorer := guard.report.scorer):
+        raise OutputError(
+            f"the line '{line}' is run by process {scorer}; end that with Ctrl-C or 'kill {scorer}', which ends the guard, "
+            "too"
+        )
+    wire = connect(folder)
     if wire is None:
         raise OutputError(f"no guard runs the line '{line}' (state folder {state})")
     with contextlib.closing(wire):

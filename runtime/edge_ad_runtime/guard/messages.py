@@ -61,7 +61,8 @@ class Finish(msgspec.Struct, frozen=True, tag="finish"):
 
 
 class Ask(msgspec.Struct, frozen=True, tag="ask"):
-    """Answered with a :class:`Report`."""
+    """Answered with a :class:`Report`. As the first message in place of :class:`Hello` it comes from someone who only looks:
+    the guard answers and hangs up, and its scorer is not disturbed."""
 
 
 class Ping(msgspec.Struct, frozen=True, tag="ping"):
@@ -103,7 +104,7 @@ class Notice(msgspec.Struct, frozen=True, tag="notice"):
 
 class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     """Counts since the guard's start. ``final``: the outputs are closed and the guard ends; ``unsafe`` then says which
-    output could not be brought into its safe state."""
+    output could not be brought into its safe state. ``scorer`` is the process that is connected, 0 without one."""
 
     triggers: int
     bounces: int
@@ -119,6 +120,7 @@ class Report(msgspec.Struct, frozen=True, tag="report", kw_only=True):
     outputs: tuple[ActuatorStats, ...]
     final: bool = False
     unsafe: str | None = None
+    scorer: int = 0
 
 
 ToGuard = Hello | Alive | SoftTrigger | PartVerdict | FrameVerdict | Finish | Ask | Ping

@@ -258,28 +258,34 @@ def _print_json(file: str, located: Located, rows: list[tuple[str, str]], times:
     type=click.Path(path_type=Path, file_okay=False),
     help="The device's state folder [default: EDGE_AD_STATE or ~/.local/state/edge-ad].",
 )
-def status(state_dir: Path | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def status(state_dir: Path | None, as_json: bool) -> None:
     """Show the guards that run on this machine.
 
     A guard whose scorer has died goes on rejecting until a scorer comes back: start `edge-ad run` again with the same
-    line, or end the guard with `edge-ad line stop`.
+    line, or end the guard with `edge-ad line stop`. A line that runs is not disturbed.
     """
-    found = False
-    for guard in find_guards(state_dir or default_state_dir()):
-        found = True
-        click.echo(f"{guard.line}: {guard.told}")
-        if guard.report is not None:
-            r = guard.report
-            faults = sum(r.faults.values())
-            click.echo(f"  {r.parts} parts: {r.passed} passed, {r.rejected} rejected, {faults} faults")
-            for output in r.outputs:
-                click.echo(f"  {output.name}: {output.pulses} pulses, {output.missed} missed")
-    if not found:
+    guards = list(find_guards(state_dir or default_state_dir()))
+    if as_json:
+        click.echo(msgspec.json.encode({"guards": guards}).decode())
+        return
+    for guard in guards:
+        r = guard.report
+        if r is None:
+            click.echo(f"{guard.line}: guard {guard.pid} does not answer; end it with 'kill -9 {guard.pid}'")
+            continue
+        scorer = f"run by process {r.scorer}" if r.scorer else "without a scorer"
+        click.echo(f"{guard.line}: {scorer}, guard {guard.pid}")
+        faults = sum(r.faults.values())
+        click.echo(f"  {r.parts} parts: {r.passed} passed, {r.rejected} rejected, {faults} faults")
+        for output in r.outputs:
+            click.echo(f"  {output.name}: {output.pulses} pulses, {output.missed} missed")
+    if not guards:
         click.echo("no guard runs here")
 
 
 @command.command("stop")
-@click.argument("name", metavar="LINE")
+@click.argument("name", metavar="NAME")
 @click.option(
     "--drain",
     "drain_s",
@@ -295,9 +301,10 @@ def status(state_dir: Path | None) -> None:
     help="The device's state folder [default: EDGE_AD_STATE or ~/.local/state/edge-ad].",
 )
 def stop(name: str, drain_s: float, state_dir: Path | None) -> None:
-    """End the guard of the line named LINE, after its scorer has died for good.
+    """End the guard of the line called NAME, after its scorer has died for good.
 
-    The outputs are brought into their safe states. A line that is running is stopped where it runs.
+    NAME is what 'name' in the line file says; `edge-ad line status` shows it. The outputs are brought into their safe
+    states. A line that is running is stopped where it runs.
     """
     end_guard(state_dir or default_state_dir(), name, drain_s)
     click.echo(f"{name}: ended")

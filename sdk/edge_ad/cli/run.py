@@ -222,7 +222,12 @@ def _say(text: str) -> None:
 def _report_part(event: PartEvent) -> None:
     if event.verdict == "pass":
         return
-    detail = event.fault or event.fault_kind or f"score {event.score:.4g} > {event.threshold:.4g}"
+    if event.fault is not None or event.fault_kind is not None:
+        detail = event.fault or event.fault_kind
+    elif event.score is not None:
+        detail = f"score {event.score:.4g} > {event.threshold:.4g}"
+    else:
+        detail = "by the verdict of the scorer before"
     latency = "" if event.latency_ms is None else f", {event.latency_ms:.1f} ms"
     _say(f"part {event.part}: {event.verdict}, {detail}, {event.source}{latency}")
 
