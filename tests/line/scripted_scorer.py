@@ -46,7 +46,7 @@ class Scorer:
     def __init__(self, script: Script) -> None:
         self._script = script
         self._handle = os.open(script.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        self._due: list[tuple[int, int]] = []
+        self._due: list[tuple[int, PartSeen]] = []
         self._lock = threading.Lock()
         self._stopped = False
         signal.signal(signal.SIGTERM, self._stop)
@@ -66,21 +66,22 @@ class Scorer:
     def _hear(self, message: FromGuard) -> None:
         if isinstance(message, PartSeen):
             with self._lock:
-                self._due.append((message.t_trigger_ns + round(self._script.verdict_ms * 1e6), message.part))
+                self._due.append((message.t_trigger_ns + round(self._script.verdict_ms * 1e6), message))
         self._write(type(message).__name__, message=msgspec.to_builtins(message))
 
     def _give_verdicts(self) -> None:
         now = time.monotonic_ns()
         with self._lock:
-            ready = [part for t, part in self._due if t <= now]
-            self._due = [(t, part) for t, part in self._due if t > now]
-        for part in ready:
+            ready = [seen for t, seen in self._due if t <= now]
+            self._due = [(t, seen) for t, seen in self._due if t > now]
+        for seen in ready:
+            part, at = seen.part, seen.t_trigger_ns
             if part == self._script.engine_fault:
                 # Longer than a packet, and not all of it Unicode.
                 detail = "the engine failed: \udcff" + "x" * 200_000
-                went = self._link.tell(PartVerdict(part, Verdict.FAULT, Fault.ENGINE, detail))
+                went = self._link.tell(PartVerdict(part, at, Verdict.FAULT, Fault.ENGINE, detail))
             else:
-                went = self._link.tell(PartVerdict(part, Verdict.PASS))
+                went = self._link.tell(PartVerdict(part, at, Verdict.PASS))
             self._write("verdict", part=part, went=went)
 
     def run(self) -> None:

@@ -64,7 +64,7 @@ class Line:
         if isinstance(message, PartSeen):
             self.seen[message.part] = message.t_trigger_ns
             verdict = Verdict.REJECT if message.part in self.bad else Verdict.PASS
-            self._link.tell(PartVerdict(message.part, verdict))
+            self._link.tell(PartVerdict(message.part, message.t_trigger_ns, verdict))
         elif isinstance(message, Settled):
             self.settled[message.part] = message
         elif isinstance(message, Notice):

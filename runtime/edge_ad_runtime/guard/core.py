@@ -226,7 +226,9 @@ class Guard:
             clock: the time.
             first_part: the first part's number. After a guard's death higher than all that a scorer was told, so that a
                 verdict on an old part is not taken for one on a new part.
-            patient: what cannot be opened is opened until it works, instead of raising.
+            patient: this guard takes the place of one that died: what cannot be opened is opened until it works, instead
+                of raising; and what lies on the belt is rejected whatever ``reject_unknown`` says, unless missing
+                verdicts pass: parts that the dead one was to reject may be among it.
             realtime: what to tell the scorer of this process's priority.
 
         Raises:
@@ -283,16 +285,20 @@ class Guard:
         self._heard_ns = self._clock.now_ns()
         self._camera = False
         self._here = False
+        self._noticing = False
+        # Nothing is rejected for the time before the first scorer if what is on the belt then may pass.
+        self._blind = not config.reject_unknown
         self._losses = 0
         self._beat_ns = 0
         self._beat = False
         self._finish_at: int | None = None
         self._terminated = False
-        self._ended = False
+        self._ended = self._takes_no_triggers = False
         self.unsafe: str | None = None
         if scorer is not None:
             self._admit(scorer)
-        if self._tracker is not None and config.reject_unknown:
+        after_death = patient and config.track is not None and not config.track.pass_missing
+        if self._tracker is not None and (config.reject_unknown or after_death):
             self._tracker.begin(self._clock.now_ns())
 
     def _watch_source(self, config: SourceConfig[Event] | None) -> _Watched[Event] | None:
@@ -350,6 +356,10 @@ class Guard:
             self._meet(guest)
         now = self._clock.now_ns()
         self._dismiss(now)
+        if self._finish_at is not None and not self._takes_no_triggers:
+            self._takes_no_triggers = True
+            if self._tracker is not None:
+                self._tracker.end_triggers(now)
         self._watch(now)
         self._watch_outputs()
         if self._tracker is not None:
@@ -461,6 +471,7 @@ class Guard:
         changed, self._here = here is not self._here, here
         if changed and self._tracker is not None:
             self._tracker.scorer(here)
+        self._watch_own_trigger(now_ns, here)
         watched = here and self._camera
         # Without a trigger, what is between the camera and the ejector now passed the camera unwatched.
         watched_from = now_ns + self._config.travel_ns if self._tracker is None else None
@@ -469,6 +480,20 @@ class Guard:
                 output.release(watched_from)
             else:
                 output.hold_safe()
+
+    def _watch_own_trigger(self, now_ns: int, here: bool) -> None:
+        """Where the scorer triggers, nobody notices a part while it is away, or cannot see: all of them are rejected."""
+        if self._tracker is None or self._config.trigger is not None or self._config.track is None:
+            return
+        if self._config.track.pass_missing:
+            return
+        noticing = here and self._noticing
+        if noticing and self._blind:
+            self._tracker.sighted(now_ns)
+        elif not noticing and not self._blind:
+            # A part that the camera sees is told of only when its frame is there.
+            self._tracker.blind(now_ns, self._heard_ns - self._config.track.view_until_ns)
+        self._blind = not noticing
 
     def _watch_outputs(self) -> None:
         """Say which output does not take its commands: what it should have rejected goes on."""
@@ -604,10 +629,17 @@ class Guard:
     def _on_sign(self, message: Alive | PartVerdict | FrameVerdict, now_ns: int) -> None:
         if isinstance(message, Alive):
             self._camera = message.camera
+            self._noticing = message.trigger
             self._toggle_heartbeat(now_ns)
         elif isinstance(message, PartVerdict):
             if self._tracker is not None:
-                self._tracker.verdict(message.part, message.verdict, message.fault, message.detail)
+                self._tracker.verdict(
+                    message.part,
+                    message.verdict,
+                    message.fault,
+                    message.detail,
+                    t_trigger_ns=message.t_trigger_ns,
+                )
         else:
             self._apply(self._free.frame(message.t_ns, message.verdict, message.fault, message.detail))
 

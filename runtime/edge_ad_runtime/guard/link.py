@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -36,6 +37,7 @@ from edge_ad_runtime.guard.messages import (
     Pong,
     Refused,
     Report,
+    SoftTrigger,
     ToGuard,
     Welcome,
     sendable,
@@ -58,6 +60,8 @@ PING_S = 1.0
 PINGS = 3
 FIRST_RENEWAL_S = 0.1
 LAST_RENEWAL_S = 5.0
+# Triggers kept while the guard cannot be told of them.
+_UNSENT = 10_000
 
 Hearer = Callable[[FromGuard], None]
 
@@ -70,7 +74,8 @@ class GuardLink(Protocol):
         ...
 
     def tell(self, message: ToGuard) -> bool:
-        """Send; returns whether it went. A guard that is gone is started anew meanwhile."""
+        """Send; returns whether it went. A guard that is gone is started anew meanwhile. A trigger that does not go is
+        sent again before the next message, so that no part is unknown for it."""
         ...
 
     restarts: int
@@ -198,6 +203,7 @@ class _Link:
         self.restarts = 0
         # Held while a message is sent, and while the wire is exchanged.
         self._sending = threading.Lock()
+        self._triggers: deque[SoftTrigger] = deque(maxlen=_UNSENT)
         self._drain_ns: int | None = None
         self._is_ending = threading.Event()
         self._finished = threading.Event()
@@ -215,7 +221,13 @@ class _Link:
             message = msgspec.structs.replace(message, detail=sendable(message.detail))
         with self._sending:
             try:
-                self._wire.send(message)
+                if isinstance(message, SoftTrigger):
+                    self._triggers.append(message)
+                while self._triggers:
+                    self._wire.send(self._triggers[0])
+                    self._triggers.popleft()
+                if not isinstance(message, SoftTrigger):
+                    self._wire.send(message)
             except OSError:
                 return False
         return True
@@ -343,7 +355,7 @@ class ProcessGuard(_Link):
     all its parts; one with another configuration is told to finish first.
 
     A guard that dies, or hangs for four seconds, is replaced. The new one rejects everything that is between the trigger
-    and the ejector then (see ``reject_unknown``); what passes the ejector in between passes unjudged, if the output's
+    and the ejector then, unless the policy passes what nobody judged; what passes the ejector in between passes unjudged, if the output's
     own state lets it.
     """
 

@@ -8,7 +8,7 @@ from edge_ad_runtime.actuation import ActuatorStats
 from edge_ad_runtime.tracking.tracker import Settled
 from edge_ad_runtime.verdict import Fault, Verdict
 
-PROTOCOL = 2
+PROTOCOL = 3
 MAX_PACKET = 65_536
 # Characters of a text in a message: a driver's or an engine's error may be any length, a packet may not.
 LONGEST_TEXT = 2_000
@@ -37,9 +37,11 @@ class SoftTrigger(msgspec.Struct, frozen=True, tag="trigger"):
 
 
 class PartVerdict(msgspec.Struct, frozen=True, tag="verdict", omit_defaults=True):
-    """The scorer's word on a triggered part."""
+    """The scorer's word on a triggered part. Number and time are those of :class:`PartSeen`: a word on a part of a former
+    guard, which may have the same number, meets no other part."""
 
     part: int
+    t_trigger_ns: int
     verdict: Verdict
     fault: Fault | None = None
     detail: str | None = None

@@ -11,12 +11,12 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
-from edge_ad_runtime.cameras.base import Camera, FrameError
+from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
 from edge_ad_runtime.cameras.triggered import PartCamera, PartCameraSource, PartFrame
 from edge_ad_runtime.errors import CameraError
 from edge_ad_runtime.events import PartEvent
@@ -51,8 +51,14 @@ STOP_DRAIN_S = 2.0
 # How often an idle loop goes round; well below any sensible time of silence.
 _ROUND_S = 0.1
 _Value = TypeVar("_Value")
-# Judgements kept until the guard has told what became of their parts.
+# Parts whose frame is awaited, and judgements kept until the guard has told what became of their parts.
 _KEPT = 10_000
+# Beyond so many judgements only rejects and faults keep their image, 6 MB at 1920x1080.
+_IMAGES = 64
+# Without a trigger, a camera is away when it has given no frame for so long, and for so many of its usual pauses.
+UNSEEN_S = 0.5
+_UNSEEN_PAUSES = 4
+_PAUSES = 15
 
 
 @dataclass(frozen=True)
@@ -105,7 +111,11 @@ class _Station(ABC):
         t = time.monotonic_ns()
         if now or t - self._told_ns > _ROUND_S * 5e8:
             self._told_ns = t
-            self._link.tell(Alive(self._frames, self._camera_here, self._notices_parts()))
+            self._link.tell(Alive(self._frames, self._camera_here and self._sees(), self._notices_parts()))
+
+    def _sees(self) -> bool:
+        """Whether the camera that is there gives frames."""
+        return True
 
     def _notices_parts(self) -> bool:
         """Whether a part would be noticed, where this program triggers."""
@@ -219,6 +229,8 @@ class FreeStation(_Station):
     ) -> None:
         super().__init__(inspector, link, recording, stop, limit)
         self._source = source
+        self._asked_at: float | None = None
+        self._pauses: deque[float] = deque(maxlen=_PAUSES)
 
     def hear(self, message: FromGuard) -> None:
         if isinstance(message, Notice):
@@ -250,12 +262,27 @@ class FreeStation(_Station):
     def _waiting(self) -> None:
         self._alive()
 
+    def _sees(self) -> bool:
+        """What passes a silent camera is seen by nobody, long before the camera is given up. A slow one is not silent."""
+        if self._asked_at is None or not self._pauses:
+            return True
+        usual = sorted(self._pauses)[len(self._pauses) // 2]
+        return time.monotonic() - self._asked_at <= max(UNSEEN_S, _UNSEEN_PAUSES * usual)
+
+    def _read(self, camera: Camera) -> Frame | None:
+        self._asked_at = asked_at = time.monotonic()
+        try:
+            return camera.read()
+        finally:
+            self._asked_at = None
+            self._pauses.append(time.monotonic() - asked_at)
+
     def _run_camera(self, camera: Camera) -> Ended:
         while not self._stop.requested:
             if self._parts == self._limit:
                 return "limit"
             try:
-                frame = camera.read()
+                frame = self._read(camera)
             except FrameError as error:
                 self._set_camera(True, self._source.name)
                 failed = Judgement(Verdict.FAULT, fault=Fault.FRAME, detail=str(error))
@@ -315,9 +342,12 @@ class TriggeredStation(_Station):
         self._own_trigger = own_trigger
         self._lock = threading.Lock()
         self._camera: PartCamera | None = None
+        # The camera knows a part by a number of this station's own, for a guard that was started anew may count from 1
+        # again; a part is known by its trigger's time, which never comes twice.
+        self._number = 0
+        self._asked: OrderedDict[int, PartSeen] = OrderedDict()
         self._judged: OrderedDict[int, _Judged] = OrderedDict()
-        self._triggered: OrderedDict[int, int] = OrderedDict()
-        self._settled = 0
+        self._settled_ns = 0
 
     def trigger(self, t_ns: int | None = None) -> None:
         """A part is at the trigger's place now, or was at ``t_ns``, monotonic; from any thread."""
@@ -329,13 +359,14 @@ class TriggeredStation(_Station):
     def hear(self, message: FromGuard) -> None:
         if isinstance(message, PartSeen):
             with self._lock:
-                self._triggered[message.part] = message.t_trigger_ns
-                _bound(self._triggered)
+                self._number = number = self._number + 1
+                self._asked[number] = message
+                _bound(self._asked)
                 camera = self._camera
                 if camera is not None:
-                    camera.announce(message.part, self._wanted_from(message.t_trigger_ns))
+                    camera.announce(number, self._wanted_from(message.t_trigger_ns))
             if camera is None:
-                self._miss(Miss(message.part, Fault.CAMERA, "the camera is away"))
+                self._miss(Miss(number, Fault.CAMERA, "the camera is away"))
         elif isinstance(message, Settled):
             self._settle(message)
         elif isinstance(message, Notice):
@@ -350,6 +381,8 @@ class TriggeredStation(_Station):
     def run(self) -> Ended:
         backoff = FIRST_REOPEN_S
         while not self._stop.requested:
+            if self._reached_limit:
+                return "limit"
             seen = self._frames
             try:
                 with self._source.open() as camera:
@@ -384,7 +417,7 @@ class TriggeredStation(_Station):
 
     def _run_camera(self, camera: PartCamera) -> Ended:
         while not self._stop.requested:
-            if self._limit is not None and self._parts >= self._limit:
+            if self._reached_limit:
                 return "limit"
             item = camera.read(_ROUND_S)
             self._set_camera(camera.alive, self._source.name)
@@ -397,9 +430,17 @@ class TriggeredStation(_Station):
             self._alive()
         return "stop"
 
+    @property
+    def _reached_limit(self) -> bool:
+        return self._limit is not None and self._parts >= self._limit
+
     def _judge(self, item: PartFrame) -> None:
-        if item.part <= self._settled:
-            return  # it has passed the ejector: the time is better spent on the next one
+        with self._lock:
+            seen = self._asked.get(item.part)
+            if seen is None or seen.t_trigger_ns <= self._settled_ns:
+                # It has passed the ejector: the time is better spent on the next one.
+                self._asked.pop(item.part, None)
+                return
         judgement = judge(self._inspector, item.frame.image)
         self._frames += 1
         self._answer(item.part, judgement, item.frame.source)
@@ -408,20 +449,37 @@ class TriggeredStation(_Station):
         judgement = Judgement(Verdict.FAULT, fault=miss.fault, detail=miss.detail)
         self._answer(miss.part, judgement, self._source.name)
 
-    def _answer(self, part: int, judgement: Judgement, source: str) -> None:
-        self._link.tell(PartVerdict(part, judgement.verdict, judgement.fault, judgement.detail))
+    def _answer(self, number: int, judgement: Judgement, source: str) -> None:
         now = time.monotonic_ns()
         with self._lock:
-            t_trigger_ns = self._triggered.pop(part, None)
-            latency_ns = None if t_trigger_ns is None else now - t_trigger_ns
-            self._judged[part] = _Judged(judgement, source, latency_ns)
-            _bound(self._judged)
+            seen = self._asked.pop(number, None)
+            if seen is None:
+                return
+            t_ns = seen.t_trigger_ns
+            # Nothing would fetch the judgement of a part that is settled.
+            if t_ns > self._settled_ns:
+                kept = (
+                    judgement
+                    if self._keeps_image(judgement)
+                    else replace(judgement, image=None, anomaly_map=None)
+                )
+                self._judged[t_ns] = _Judged(kept, source, now - t_ns)
+                _bound(self._judged)
+        self._link.tell(PartVerdict(seen.part, t_ns, judgement.verdict, judgement.fault, judgement.detail))
+
+    def _keeps_image(self, judgement: Judgement) -> bool:
+        if self._recording.pictures is None:
+            return False
+        return judgement.verdict is not Verdict.PASS or len(self._judged) < _IMAGES
 
     def _settle(self, settled: Settled) -> None:
         """The guard's word counts; what the scorer saw is added to it."""
         with self._lock:
-            self._settled = max(self._settled, settled.part)
-            judged = self._judged.pop(settled.part, None)
+            self._settled_ns = max(self._settled_ns, settled.t_trigger_ns)
+            judged = self._judged.pop(settled.t_trigger_ns, None)
+            # Those of a guard that died are never told of.
+            while self._judged and next(iter(self._judged)) <= self._settled_ns:
+                self._judged.popitem(last=False)
         seen = judged.judgement if judged is not None else None
         judgement = Judgement(
             settled.verdict,

@@ -242,6 +242,11 @@ class Tracker:
         """The trigger works again."""
         self._see("trigger", now_ns)
 
+    def end_triggers(self, now_ns: int) -> None:
+        """No more triggers are taken: what passes the trigger from now on is nobody's."""
+        self._blind.clear()
+        self._end_blindness(now_ns)
+
     def encoder_lost(self, now_ns: int) -> list[Action]:
         """The encoder is out of order: what is on the belt is rejected, and what comes until :meth:`encoder_found`."""
         actions: list[Action] = []
@@ -255,13 +260,23 @@ class Tracker:
         self._see("encoder", now_ns)
 
     def verdict(
-        self, part: int, verdict: Verdict, fault: Fault | None = None, detail: str | None = None
+        self,
+        part: int,
+        verdict: Verdict,
+        fault: Fault | None = None,
+        detail: str | None = None,
+        *,
+        t_trigger_ns: int | None = None,
     ) -> bool:
-        """The scorer's word on a part; returns whether it came in time. The first word counts."""
+        """The scorer's word on a part; returns whether it came in time. The first word counts. One on a part that was
+        triggered at another time than ``t_trigger_ns`` is none on this part (None: its number is enough)."""
         if part >= self._next_part:
             return False
         if self._flight and part >= self._flight[0].part:
             tracked = self._flight[part - self._flight[0].part]
+            if t_trigger_ns is not None and t_trigger_ns != tracked.t_ns:
+                self.counts.late_verdicts += 1
+                return False
             if tracked.verdict is None:
                 tracked.verdict, tracked.fault, tracked.detail = verdict, fault, detail
             return True
@@ -463,8 +478,10 @@ class Tracker:
 
     def _see(self, why: str, now_ns: int) -> None:
         self._blind.discard(why)
-        if self._blind:
-            return
+        if not self._blind:
+            self._end_blindness(now_ns)
+
+    def _end_blindness(self, now_ns: int) -> None:
         for zone in self._zones:
             if zone.end == math.inf:
                 zone.end = max(self._belt.position(now_ns), zone.begin)
