@@ -13,7 +13,7 @@ from edge_ad_runtime.tracking.tracker import Settled
 from edge_ad_runtime.verdict import Fault, Verdict
 
 # The record then says that the part may have been struck, not that it was.
-_PERHAPS = frozenset({Fault.TOO_CLOSE, Fault.LOST_TRIGGER, Fault.BELT, Fault.ENCODER})
+PERHAPS = frozenset({Fault.TOO_CLOSE, Fault.LOST_TRIGGER, Fault.BELT, Fault.ENCODER})
 _MOST_PROBLEMS = 100
 
 
@@ -156,7 +156,7 @@ class SimReport(msgspec.Struct, kw_only=True):
         if removed and not record.ejected:
             self.wrong_hits += 1
             self._problem(number, "struck by mistake: it was removed, the record says that it goes on")
-        if not removed and record.ejected and record.fault not in _PERHAPS:
+        if not removed and record.ejected and record.fault not in PERHAPS:
             self.kept += 1
             self._problem(number, "kept: the record says that it was removed")
 

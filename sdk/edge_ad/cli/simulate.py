@@ -1,4 +1,4 @@
-"""``edge-ad simulate``: try a line on a modelled belt, on virtual time."""
+"""``edge-ad simulate``: try a line on a modelled belt, on virtual or in real time."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.line.config import LineConfig, guard_config, pick_settings
 from edge_ad_runtime.line.reading import read_line_file
 from edge_ad_runtime.simulation.faults import CATCHABLE, UNAVOIDABLE, parse_kinds
-from edge_ad_runtime.simulation.report import SimReport
+from edge_ad_runtime.simulation.live import Scorer, paced, simulate_live
+from edge_ad_runtime.simulation.report import Live, SimReport
 from edge_ad_runtime.simulation.runner import explain_part, simulate
 from edge_ad_runtime.simulation.scene import Scene, fitted_scene
 from edge_ad_runtime.simulation.truth import ImageTruth, LabelTruth, Truth
 from edge_ad_runtime.state import default_state_dir
+from edge_ad_runtime.stopping import stop_on_signals
 from edge_ad_runtime.verdict import Verdict
 
 _USUAL_SPEED = 500.0
@@ -58,6 +60,19 @@ _BAR_WIDTH = 30
     type=click.FloatRange(0, 60_000, min_open=True),
     help="The scorer's usual time for a part, with --line and without BUNDLE [default: 20].",
 )
+@click.option(
+    "--realtime", is_flag=True, help="Run the true processes, in real time, on modelled devices; with --line."
+)
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, 1000, min_open=True),
+    help="Parts a second, with --realtime [default: 5, or what the line is made for].",
+)
+@click.option(
+    "--ejector-lead-ms",
+    type=click.FloatRange(0, 60_000),
+    help="The time that the modelled ejector takes to act, with --realtime [default: the line's lead_ms].",
+)
 @click.option("--explain", type=click.IntRange(1), metavar="PART", help="Tell what happened to one part.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON to standard output.")
 def command(
@@ -69,6 +84,9 @@ def command(
     seed: int,
     bad_share: float,
     latency_ms: float | None,
+    realtime: bool,
+    rate: float | None,
+    ejector_lead_ms: float | None,
     explain: int | None,
     as_json: bool,
 ) -> None:
@@ -78,6 +96,11 @@ def command(
     work. With BUNDLE and --images each image is scored once, and its verdict and time are used; without BUNDLE the
     labels are the verdicts. With --line the first output is the ejector; its window and the parts' sizes are not in the
     line file and are taken as large as the minimum gap bears.
+
+    With --realtime the guard and the scorer are those of `edge-ad run`, each a process; photo-eye, encoder, belt signal,
+    camera and outputs are modelled, and no device of the line file is touched. A scorer that crashes or stalls is killed
+    or stopped indeed. Without BUNDLE the camera shows plates with the labels on them. What was struck is worked out
+    afterwards from the times at which the output was commanded. Ctrl-C ends it with the report so far.
     """
     try:
         kinds = parse_kinds(faults_text)
@@ -87,7 +110,36 @@ def command(
         raise click.UsageError("BUNDLE needs --images, the parts that it is to judge")
     if explain is not None and explain > parts:
         raise click.BadParameter(f"must be at most --parts, {parts}", param_hint="--explain")
-    scene = None if line_path is None else _line_scene(read_line_file(line_path).config, latency_ms)
+    line = None if line_path is None else read_line_file(line_path).config
+    scene = None if line is None else _line_scene(line, latency_ms)
+    if realtime:
+        if line is None or scene is None:
+            raise click.UsageError("--realtime needs --line")
+        if explain is not None:
+            raise click.UsageError(
+                "--explain is for virtual time: what real processes do is not repeated by a seed"
+            )
+        scorer = _live_scorer(bundle_path, images, line)
+        live_truth: Truth = LabelTruth() if images is None else ImageTruth(images)
+        with stop_on_signals() as stop:
+            report = simulate_live(
+                line,
+                paced(scene, rate),
+                live_truth,
+                parts,
+                seed=seed,
+                kinds=kinds,
+                bad_share=bad_share,
+                stop=stop,
+                scorer=scorer,
+                ejector_lead_ms=ejector_lead_ms,
+                progress=_progress(parts),
+            )
+        click.echo(msgspec.json.encode(report).decode() if as_json else _text(report))
+        return
+    for value, name in ((rate, "--rate"), (ejector_lead_ms, "--ejector-lead-ms")):
+        if value is not None:
+            raise click.UsageError(f"{name} needs --realtime")
     truth = _truth(bundle_path, images)
     if explain is not None:
         click.echo(explain_part(explain, seed, parts, truth, kinds, bad_share, scene))
@@ -144,6 +196,16 @@ def _truth(bundle_path: Path | None, images: Path | None) -> Truth:
     return ImageTruth(images, judge)
 
 
+def _live_scorer(bundle_path: Path | None, images: Path | None, line: LineConfig) -> Scorer:
+    if bundle_path is None:
+        return Scorer(images=images)
+    bundle = open_bundle(bundle_path)
+    calibration = History(default_state_dir(), bundle).current()
+    if line.threshold is not None:
+        calibration = msgspec.structs.replace(calibration, threshold=line.threshold.score)
+    return Scorer(bundle_path, calibration, images)
+
+
 def _progress(parts: int) -> Callable[[int], None] | None:
     """A bar on standard error, where that is a terminal."""
     if not sys.stderr.isatty():
@@ -179,11 +241,36 @@ def _text(r: SimReport) -> str:
         ("verdicts", f"{r.late_verdicts} late; least time to spare: {margin}"),
         ("time", f"{r.virtual_s:g} s simulated in {r.wall_s:g} s, seed {r.seed}"),
     ]
+    if r.live is not None:
+        rows += _live_rows(r.live)
     lines = [f"{name:14}{text}" for name, text in rows]
-    lines += [f"part {problem.part}: {problem.what} (--explain {problem.part})" for problem in r.problems]
+    how = "" if r.live is not None else " (--explain {})"
+    lines += [f"part {problem.part}: {problem.what}{how.format(problem.part)}" for problem in r.problems]
     if r.unavoidable:
         lines.append(f"asked for by name, and beyond what a line can know: {', '.join(r.unavoidable)}")
     return "\n".join(lines)
+
+
+def _live_rows(live: Live) -> list[tuple[str, str]]:
+    if live.p50_ms is None:
+        off = f"none could be measured; {live.absent} did not come"
+    else:
+        off = (
+            f"{live.p50_ms:g} ms off their deadlines (p99 {live.p99_ms:g}, worst {live.worst_ms:g}; of {live.pulses}); "
+            f"{live.absent} did not come"
+        )
+    took = "none" if live.scorer_ms_p50 is None else f"{live.scorer_ms_p50:g} ms (p99 {live.scorer_ms_p99:g})"
+    processes = (
+        f"scorer killed {live.crashes} times, found silent or dead {live.scorer_losses} times; guard restarted "
+        f"{live.guard_restarts} times; {live.lost_records} records lost"
+    )
+    rows = [
+        ("real pulses", off),
+        ("real verdicts", f"{took} after the trigger"),
+        ("processes", processes),
+        ("the model", f"at most {live.belt_late_ms:g} ms late with a signal of its belt"),
+    ]
+    return [*rows, ("stopped", "before all parts had passed")] if live.stopped else rows
 
 
 def _counts(counts: dict[str, int]) -> str:
