@@ -50,8 +50,8 @@ def main(bundle: Path, folder: Path) -> None:
     def trigger_all() -> None:
         line.wait_ready(10)
         for _ in images:
-            line.trigger()
             time.sleep(0.1)
+            line.trigger()
 
     threading.Thread(target=trigger_all, daemon=True).start()
     summary = line.run()
