@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from edge_ad.cli import cli
 from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.line import devices
 from edge_ad_runtime.line.check import check_bundle, check_line
 from edge_ad_runtime.line.config import (
     CameraSection,
@@ -384,7 +385,7 @@ nice = 5
         (TIME.replace("[trigger]", "[[trigger]]"), "line.toml:6: trigger: is given more than once; write [trigger] once"),
         ("camera = 0\n", "line.toml:1: camera: must be a table: write [camera]"),
         ("name = 'x'\n", "line.toml: camera: is missing; write [camera]"),
-        ("name = 'a/b'\n[camera]\nsource = '0'\n", "line.toml:1: name: must be a text of the form"),
+        ("name = 'a/b'\n[camera]\nsource = '0'\n", 'line.toml:1: name: must be a text of letters, digits, ".", "_" and "-", at most 40'),
         (put(TIME, "camera", "source = 0"), 'line.toml:3: camera.source: must be a text, not 0: write source = "0"'),
         (put(TIME, "camera", "fps = '30 fps'"), "line.toml:3: camera.fps: must be a number above 0 and at most 1000, not \"30 fps\": write fps = 30, without quotes"),
         (put(TIME, "camera", "fps = nan"), "line.toml:3: camera.fps: must be a number"),
@@ -423,6 +424,7 @@ nice = 5
         (TIME + "[pictures]\nfolder = 'a'\nquota_gb = 2\n", "line.toml:20: pictures.quota_gb: is not known; the unit is in the key's name: write quota_mb = 2000 (megabytes)"),
         ("a = \n", "line.toml:1: is not TOML: invalid value; texts stand in quotes"),
         ("[camera]\nsource = '0'\n[camera]\n", "line.toml:3: is not TOML: "),
+        ("name = 'a'\nname = 'b'\n", "line.toml:2: is not TOML: cannot overwrite a value; a key or a table stands there twice"),
         ("\n\na = '''\n", "line.toml:3: is not TOML: "),
     ],
 )  # fmt: skip
@@ -921,6 +923,47 @@ def run_check(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def test_missing_packages_and_folders_of_records_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (
+        '[camera]\nsource = "mock:."\n[[output]]\nurl = "modbus-tcp://plc/coil/1"\n'
+        f'[records]\nsinks = ["mqtt://u:secret@h/x", "jsonl:{tmp_path}/none/parts.jsonl", "jsonl:-"]\n'
+    )
+    with monkeypatch.context() as bare:
+        bare.setattr(devices, "find_spec", lambda _name: None)
+        told = [(p.key, p.text) for p in missing_devices(read(text)) if p.key != "camera.source"]
+    assert [key for key, _ in told] == ["output.url", "records.sinks", "records.sinks"]
+    assert "pip install 'edge-ad[modbus]'" in told[0][1]
+    assert "pip install 'edge-ad[mqtt]'" in told[1][1]
+    assert "secret" not in told[1][1]
+    assert f"there is no folder {tmp_path}/none; make it" in told[2][1]
+    assert "output.url" not in by_key(missing_devices(read(text)))
+
+
+def test_check_says_at_which_speeds_parts_are_in_view(tmp_path: Path) -> None:
+    file = tmp_path / "line.toml"
+    file.write_text(
+        '[camera]\nsource = "0"\nfps = 100\nlatency_ms = 10\nframe_within_ms = 20\n'
+        '[trigger]\nsource = "gpio://gpiochip0/1"\ndelay_ms = 20\n'
+        '[travel]\nmode = "distance"\nencoder = "gpio://gpiochip0/2"\nmm_per_count = 0.5\nmm = 420\nmin_gap_mm = 50\n'
+        "belt_mm_per_s = 800\nview_from_mm = 8\nview_until_mm = 50\n"
+        '[[output]]\nurl = "mock://ejector"\npulse_ms = 35\n'
+    )
+    code, text = run_check(str(file), "--no-devices")
+    assert code == 0, text
+    assert (
+        "8 to 50 mm behind the trigger; parts are there for their frames from 400 mm/s on, up to 1000 mm/s"
+        in text
+    )
+
+
+def test_a_drawing_for_a_folder_that_is_not_there_is_refused_before_anything_else(tmp_path: Path) -> None:
+    result = CliRunner().invoke(cli, ["line", "check", "none.toml", "--svg", str(tmp_path / "no" / "x.svg")])
+    assert isinstance(result.exception, InputError)
+    assert f"there is no folder {tmp_path}/no" in str(result.exception)
+
+
 def test_check_prints_what_it_understood(tmp_path: Path, tiny_bundle: Path) -> None:
     path = tmp_path / "line.toml"
     path.write_text(DISTANCE + "[records]\nsinks = ['mqtt://u:hunter2@host/line']\n")
@@ -964,6 +1007,21 @@ def test_check_ends_with_1_and_names_the_line(tmp_path: Path) -> None:
 
 
 # --- the documentation ------------------------------------------------------------------------------------------------
+
+
+def test_the_encoder_line_of_the_documentation_works_on_a_belt_that_stops(tmp_path: Path) -> None:
+    """With the view that the file gives: where the simulated camera saw another stretch, parts escaped."""
+    text = DOCS.read_text(encoding="utf-8")
+    path = tmp_path / "caps.toml"
+    path.write_text(next(t for t in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "encoder" in t))
+    for faults in ("none", "stop"):
+        result = CliRunner().invoke(
+            cli, ["simulate", "--line", str(path), "--parts", "3000", "--faults", faults, "--json"]
+        )
+        assert result.exit_code == 0, result.output
+        found = json.loads(result.stdout)
+        assert (found["escapes"], found["wrong_hits"]) == (0, 0)
+        assert found["fault_rejects"] < 150, "the camera sees parts at all speeds of the belt"
 
 
 def documented() -> dict[str, dict[str, str]]:

@@ -21,7 +21,7 @@ from edge_ad_runtime.cameras.motion import MotionSettings
 from edge_ad_runtime.cameras.settings import SETTINGS_KEYS, CameraSettings
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.guard.config import GuardConfig
-from edge_ad_runtime.line.section import Problem, Section
+from edge_ad_runtime.line.section import NAME, Problem, Section
 from edge_ad_runtime.outputs import Timing, parse_output
 from edge_ad_runtime.outputs.base import MAX_DELAY_MS, MAX_PULSE_MS
 from edge_ad_runtime.preprocess import Roi
@@ -497,7 +497,7 @@ class ScorerSection(Section, frozen=True, kw_only=True):
 class LineConfig(Section, frozen=True, kw_only=True):
     """A whole line. Without ``trigger`` every frame is a part."""
 
-    name: Annotated[str, Meta(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$")] = "line"
+    name: Annotated[str, Meta(pattern=NAME)] = "line"
     camera: CameraSection
     region: RegionSection | None = None
     trigger: TriggerSection | None = None
@@ -530,7 +530,8 @@ class LineConfig(Section, frozen=True, kw_only=True):
         elif travel.way <= travel.min_gap:
             yield Problem(
                 f"travel.{travel.key_of('')}",
-                "must be longer than the minimum gap; move the ejector further down the belt, or make the gap shorter",
+                f"must be longer than the minimum gap ({travel.key_of('min_gap')}); move the ejector further down the belt, "
+                "or make the gap shorter",
             )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -60,7 +61,7 @@ def missing_devices(line: LineConfig) -> list[Problem]:
     """The devices, files and packages that the line names and this machine does not have."""
     found = ((key, _missing(url)) for key, url in line_urls(line).items())
     problems = [Problem(key, text) for key, text in found if text is not None]
-    return [*problems, *_missing_camera(line), *_scarce_disk(line)]
+    return [*problems, *_missing_camera(line), *_missing_sinks(line), *_scarce_disk(line)]
 
 
 def camera_device(source: str) -> Path | None:
@@ -105,6 +106,8 @@ def _device(url: str) -> Path | None:
 def _missing(url: str) -> str | None:
     """What the device of a URL lacks here."""
     parts = urlsplit(url)
+    if parts.scheme in ("modbus-tcp", "modbus-rtu") and find_spec("pymodbus") is None:
+        return str(MissingExtra("pymodbus", "modbus", f"{parts.scheme}://…"))
     if parts.scheme == "gpio":
         try:
             chip = find_chip(_chip(url))
@@ -132,6 +135,17 @@ def _missing_camera(line: LineConfig) -> Iterator[Problem]:
     if device is not None and not device.exists():
         here = ", ".join(sorted(map(str, _DEV.glob("video*")))) or "no /dev/video* at all"
         yield Problem("camera.source", f"there is no {device}; here is {here}")
+
+
+def _missing_sinks(line: LineConfig) -> Iterator[Problem]:
+    for text in line.records.sinks:
+        kind, _, rest = text.partition(":")
+        if kind in ("mqtt", "mqtts") and find_spec("paho") is None:
+            yield Problem("records.sinks", str(MissingExtra("paho-mqtt", "mqtt", f"{kind}://…")))
+        elif kind == "jsonl" and rest != "-":
+            folder = Path(rest).absolute().parent
+            if not folder.is_dir():
+                yield Problem("records.sinks", f"{kind}:{rest}: there is no folder {folder}; make it")
 
 
 def _scarce_disk(line: LineConfig) -> Iterator[Problem]:

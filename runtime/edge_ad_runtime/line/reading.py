@@ -160,7 +160,11 @@ def _syntax(message: str, text: str) -> tuple[Problem, int | None]:
     at = _AT.search(message)
     line = None if at is None else int(at[1]) if at[1] else max(len(text.splitlines()), 1)
     what = message if at is None else message[: at.start()]
-    hint = '; texts stand in quotes, as in source = "0"' if "value" in what.lower() else ""
+    hint = ""
+    if "overwrite" in what.lower():
+        hint = "; a key or a table stands there twice"
+    elif "invalid value" in what.lower():
+        hint = '; texts stand in quotes, as in source = "0"'
     return Problem("", f"is not TOML: {what[:1].lower()}{what[1:]}{hint}"), line
 
 

@@ -11,6 +11,10 @@ import msgspec
 from edge_ad_runtime.cameras import redact
 from edge_ad_runtime.errors import InputError
 
+NAME = "^[A-Za-z0-9][A-Za-z0-9._-]{0,39}$"
+"""What the name of a line may be: it is also the name of a folder."""
+_IN_WORDS = {NAME: 'a text of letters, digits, ".", "_" and "-", at most 40'}
+
 
 class Problem(msgspec.Struct, frozen=True):
     """What is wrong with a key, and the remedy. An ``error`` keeps the line from starting, a ``warning`` does not.
@@ -106,7 +110,7 @@ def expected(kind: msgspec.inspect.Type) -> str:
         return "true or false"
     if isinstance(kind, msgspec.inspect.StrType):
         if kind.pattern is not None:
-            return f"a text of the form {kind.pattern}"
+            return _IN_WORDS.get(kind.pattern, f"a text of the form {kind.pattern}")
         return "a text"
     if isinstance(kind, (msgspec.inspect.VarTupleType, msgspec.inspect.ListType)):
         return "a list of texts"

@@ -74,7 +74,7 @@ def line_key(chip: str, line: int | str) -> str:
     return f"gpio {path} {line}"
 
 
-def load_gpiod(purpose: str = "an output gpio://…") -> Any:
+def load_gpiod(purpose: str = "gpio://…") -> Any:
     """The ``gpiod`` package.
 
     Raises:

@@ -177,7 +177,7 @@ def fitted_scene(
     silence_ns: int = 1_000_000_000,
 ) -> Scene:
     """Physics that a line's settings were made for: the ejector's window and the parts as large as its ``min_gap`` bears,
-    the camera's view as long as its frame may take.
+    the camera's view as the settings say, or else as long as a frame may take.
 
     Args:
         track, pick, timing: the settings, of the reject output that is the ejector.
@@ -206,7 +206,13 @@ def fitted_scene(
     apart = gap / 2 if closest is None else closest
     longest = max(min(0.8 * apart, gap - slack - enter / 2), 1.0)
     window = max(gap + enter - longest - slack, 1.0)
-    camera = speed * pick.delay_ns / 1e9
+    view_from = speed * pick.delay_ns / 1e9 - longest / 2 - 1
+    view_until = speed * (pick.delay_ns + pick.within_ns + pick.latency_ns) / 1e9 + 1
+    if track.view_until is not None:
+        # The settings speak of a part's front, the scene of its middle; the eye is late, and a count is a count.
+        play = speed * EYE_NS / 1e9 + 2 * mm + 0.5
+        view_from = track.view_from * mm - longest / 2 - play
+        view_until = track.view_until * mm - 0.4 * longest + play
     return Scene(
         track=track,
         pick=pick,
@@ -217,8 +223,8 @@ def fitted_scene(
         mm_per_count=mm_per_count,
         window_from=travel - enter,
         window_until=travel - enter + window,
-        view_from=camera - longest / 2 - 1,
-        view_until=camera + speed * (pick.within_ns + pick.latency_ns) / 1e9 + 1,
+        view_from=view_from,
+        view_until=view_until,
         shortest=longest * 0.8,
         longest=longest,
         closest=max(apart, longest * 1.01),

@@ -11,11 +11,12 @@ import msgspec
 
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.cameras import redact
+from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.guard.directory import end_guard, find_guards
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.line.check import check_bundle, check_line
-from edge_ad_runtime.line.config import LineConfig, OutputSection, TravelSection
+from edge_ad_runtime.line.config import LineConfig, OutputSection, TravelSection, pick_settings
 from edge_ad_runtime.line.devices import camera_device, link_target, missing_devices, resolved, shared_wires
 from edge_ad_runtime.line.drawing import draw_svg, draw_text
 from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
@@ -23,6 +24,7 @@ from edge_ad_runtime.line.section import Problem
 from edge_ad_runtime.line.timeline import Measured, Timeline, timeline
 from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.timing import noise_frame, percentiles
+from edge_ad_runtime.tracking.picking import PickSettings
 from edge_ad_runtime.triggers import parse_belt, parse_encoder, parse_trigger
 
 # Inspections that are timed, and how long that may take.
@@ -62,6 +64,8 @@ def check(
     Errors and warnings come with the line and the key where they stand. Exit code 1 if there are errors. No output is
     driven and no camera opened.
     """
+    if svg_path is not None and not svg_path.absolute().parent.is_dir():
+        raise InputError(f"{svg_path}: there is no folder {svg_path.parent}")
     try:
         file = read_line_file(line_file)
     except LineFileError as error:
@@ -118,7 +122,7 @@ def understood(file: LineFile, bundle: Bundle | None, measured: Measured) -> lis
         rows.append(("bundle", f"{name}, 99 % of inspections within {measured.model_p99_ms:.4g} ms here"))
     rows.append(("trigger", _trigger(line)))
     if line.travel is not None:
-        rows += _travel(line.travel)
+        rows += _travel(line, line.travel)
     rows += [("output", _output(output)) for output in line.outputs]
     if line.heartbeat is not None:
         rows.append(("heartbeat", _device(OutputSection(url=line.heartbeat.url).name, line.heartbeat.url)))
@@ -183,7 +187,21 @@ def _trigger(line: LineConfig) -> str:
     )
 
 
-def _travel(travel: TravelSection) -> list[tuple[str, str]]:
+def _view(pick: PickSettings, travel: TravelSection) -> str:
+    """Where a frame counts, and the speeds at which every part's frame is exposed there."""
+    unit, per = ("counts", 1.0) if travel.mm_per_count is None else ("mm", travel.mm_per_count)
+    begin_s, end_s = pick.delay_ns / 1e9, (pick.delay_ns + pick.within_ns + pick.latency_ns) / 1e9
+    first, last = (travel.view_from or 0.0) * per, (travel.view_until or 0.0) * per
+    slowest = (
+        f"from {first / begin_s:.4g} {unit}/s on" if begin_s else "at no speed" if first else "at any speed"
+    )
+    return (
+        f"{first:.4g} to {last:.4g} {unit} behind the trigger; parts are there for their frames {slowest}, up to "
+        f"{last / end_s:.4g} {unit}/s; at other speeds they are faults"
+    )
+
+
+def _travel(line: LineConfig, travel: TravelSection) -> list[tuple[str, str]]:
     def length(units: float | None) -> str:
         if units is None:
             return "none"
@@ -197,6 +215,8 @@ def _travel(travel: TravelSection) -> list[tuple[str, str]]:
     rows = [("travel", f"{length(travel.way)}, by {travel.mode}")]
     if travel.min_gap is not None:
         rows.append(("gap", f"{length(travel.min_gap)} at least between parts that a pulse can tell apart"))
+    if line.trigger is not None and travel.view_from is not None and travel.view_until is not None:
+        rows.append(("view", _view(pick_settings(line), travel)))
     if travel.encoder is not None:
         rows.append(("encoder", _device(parse_encoder(travel.encoder).name, travel.encoder)))
     if travel.belt is not None:

@@ -244,10 +244,24 @@ def _opening(config: LineConfig, inspector: Inspector, calibration: Calibration)
     for output in config.outputs:
         timing = output.timing
         lines.append(
-            f"reject       {redact(output.url)}: {timing.pulse_ms:g} ms, delay {timing.delay_ms:g} ms, "
+            f"reject       {output.name}: {timing.pulse_ms:g} ms, lead {timing.lead_ms:g} ms, delay {timing.delay_ms:g} ms, "
             f"safe state {timing.safe}"
         )
+    if config.outputs and (start := _at_start(config)):
+        lines.append(f"start        {start}")
     return "\n".join(lines if config.outputs else [*lines, "reject       no output (--reject)"])
+
+
+def _at_start(config: LineConfig) -> str | None:
+    """Why outputs are active before any part was inspected."""
+    if config.trigger is None:
+        careless = all(output.timing.safe == "off" for output in config.outputs)
+        return (
+            None if careless else "everything is rejected until frames are inspected (safe=off prevents that)"
+        )
+    if config.failsafe.unknown_at_start == "pass":
+        return None
+    return "everything is rejected until what lies on the belt has passed the ejector (failsafe.unknown_at_start)"
 
 
 def _closing(s: LineSummary) -> str:
