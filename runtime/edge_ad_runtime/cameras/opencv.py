@@ -16,6 +16,8 @@ NETWORK_TIMEOUT_MS = 5000
 _PLAUSIBLE_NS = 1_000_000_000
 # Frames by which a stream's period is known at first, and over which it is averaged.
 _FIRST_FRAMES, _PERIOD_FRAMES = 10, 100
+# Periods by which a frame may be later than the one before it: one that was in a queue, and one that was waited for.
+_QUEUED, _AWAITED = 0.9, 2.0
 _JPEGS = (cv2.VideoWriter.fourcc(*"MJPG"), cv2.VideoWriter.fourcc(*"JPEG"))
 
 
@@ -120,8 +122,9 @@ class ArrivalClock:
 
     What a process finds waiting when it was stopped or starved has been received before, and nothing says when. A
     frame is therefore never taken to be later than two periods after the one before it, the period being the mean of
-    what was seen. After a pause of the process, or of the camera, timestamps are too old for as long again: parts go
-    without a frame, and none is shown an old one.
+    what was seen, and one that was there already when it was asked for not later than nine tenths of a period: else a
+    queue of old frames would run ahead of the time at which they were received. After a pause of the process, or of the
+    camera, timestamps are too old for a while: parts go without a frame, and none is shown an old one.
     """
 
     def __init__(self) -> None:
@@ -132,17 +135,20 @@ class ArrivalClock:
 
     def time_ns(self, now_ns: int) -> int:
         """The next frame was taken from the stream's buffer at ``now_ns``."""
-        if self._frames:
-            gap = now_ns - self._taken_ns
-            if self._frames > _FIRST_FRAMES:
+        gap = now_ns - self._taken_ns
+        steady = self._frames >= _FIRST_FRAMES
+        waited = steady and gap < self._period_ns / 2
+        t_ns = now_ns
+        if steady:
+            t_ns = min(now_ns, round(self._last_ns + (_QUEUED if waited else _AWAITED) * self._period_ns))
+        # Those of a queue say nothing of the period.
+        if self._frames and not (waited and t_ns < now_ns):
+            if steady:
                 gap = min(gap, round(4 * self._period_ns))
             self._period_ns += (gap - self._period_ns) / min(self._frames, _PERIOD_FRAMES)
         self._frames += 1
-        self._taken_ns = now_ns
-        if self._frames > _FIRST_FRAMES:
-            now_ns = min(now_ns, round(self._last_ns + 2 * self._period_ns))
-        self._last_ns = now_ns
-        return now_ns
+        self._taken_ns, self._last_ns = now_ns, t_ns
+        return t_ns
 
 
 def _hint(backend: int, video: bool) -> str:
