@@ -7,6 +7,7 @@ next successful write in the same folder can tell a leftover from a file still b
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -28,6 +29,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: the folder is not writable or the disk is full; ``path`` is then unchanged. Only when the
             last fsync, the folder's, fails is ``path`` new already, though perhaps not durable.
     """
+    if not path.parent.is_dir():
+        # Not the temporary file, of which nobody knows.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     handle, temporary = _locked_temporary(path, folder=False)
     try:
         with os.fdopen(handle, "wb") as file:

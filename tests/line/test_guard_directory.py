@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,3 +96,12 @@ def test_a_reject_whose_score_only_the_scorer_before_knew_is_told(capsys: pytest
         )
     )
     assert "part 3: reject, by the verdict of the scorer before, 0" in capsys.readouterr().err
+
+
+def test_a_camera_that_is_away_is_told_without_opencv() -> None:
+    command = [sys.executable, "-c", "from edge_ad.cli import main; main()", "cameras", "/dev/video99"]
+    env = {k: v for k, v in os.environ.items() if k != "OPENCV_LOG_LEVEL"}
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert shown.returncode == 1
+    assert "WARN" not in shown.stderr
+    assert shown.stderr.startswith("edge-ad: /dev/video99: ")

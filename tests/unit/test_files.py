@@ -292,3 +292,9 @@ def test_make_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x")
     with pytest.raises(OSError):
         make_folder(tmp_path / "file" / "b")
+
+
+def test_a_missing_folder_is_named_not_the_temporary_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as error:
+        write_atomically(tmp_path / "none" / "x.json", b"")
+    assert error.value.filename == str(tmp_path / "none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import keyword
+import os
 import sys
 from typing import Any
 
@@ -73,6 +74,8 @@ def cli() -> None:
 
 def main(args: list[str] | None = None) -> Any:
     """Run the command line; a known error, or one of the file system, ends with its message and exit code 1."""
+    # A camera that is away is told by its own message, not by one of OpenCV's at every attempt to reopen it.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     try:
         return cli.main(args, prog_name="edge-ad")
     except EdgeAdError as error:
