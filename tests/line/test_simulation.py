@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from edge_ad.cli import cli
 from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.line.reading import LineFileError
 from edge_ad_runtime.outputs.base import Timing
 from edge_ad_runtime.simulation.faults import CATCHABLE, UNAVOIDABLE, Kind, parse_kinds
 from edge_ad_runtime.simulation.motion import Motion
@@ -260,6 +261,11 @@ def test_the_command_takes_a_line_file(tmp_path: Path) -> None:
     late = json.loads(run("--line", line, "--parts", 500, "--latency-ms", 200, "--json").stdout)
     # An ejector that is reached before the model can answer: everything goes.
     assert late["faults"]["no_verdict"] > 400
+    line.write_text(LINE.replace("lead_ms=10", "lead_ms=800"))
+    with pytest.raises(
+        LineFileError, match="13: travel.ms: the ejector is reached before the model can answer"
+    ):
+        run("--line", line, "--parts", 500)
     assert late["escapes"] == late["good_passed"] == 0
 
 

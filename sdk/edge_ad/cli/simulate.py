@@ -14,8 +14,10 @@ from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.inspector import Inspector
+from edge_ad_runtime.line.check import check_line
 from edge_ad_runtime.line.config import LineConfig, guard_config, pick_settings
-from edge_ad_runtime.line.reading import read_line_file
+from edge_ad_runtime.line.reading import LineFileError, read_line_file
+from edge_ad_runtime.line.timeline import Measured
 from edge_ad_runtime.simulation.faults import CATCHABLE, UNAVOIDABLE, parse_kinds
 from edge_ad_runtime.simulation.live import Scorer, paced, simulate_live
 from edge_ad_runtime.simulation.report import Live, SimReport
@@ -110,7 +112,7 @@ def command(
         raise click.UsageError("BUNDLE needs --images, the parts that it is to judge")
     if explain is not None and explain > parts:
         raise click.BadParameter(f"must be at most --parts, {parts}", param_hint="--explain")
-    line = None if line_path is None else read_line_file(line_path).config
+    line = None if line_path is None else _read(line_path)
     scene = None if line is None else _line_scene(line, latency_ms)
     if realtime:
         if line is None or scene is None:
@@ -153,6 +155,15 @@ command.epilog = (
     f"{', '.join(sorted(k.value for k in CATCHABLE))}. Faults that nothing on a line can know of in time, only by name: "
     f"{', '.join(sorted(k.value for k in UNAVOIDABLE))}."
 )
+
+
+def _read(path: Path) -> LineConfig:
+    """A line that 'edge-ad run' would take, whatever the model's time."""
+    file = read_line_file(path)
+    errors = [problem for problem in check_line(file.config, Measured()) if problem.level == "error"]
+    if errors:
+        raise LineFileError(str(path), file.locate(errors))
+    return file.config
 
 
 def _line_scene(line: LineConfig, latency_ms: float | None) -> Scene:
