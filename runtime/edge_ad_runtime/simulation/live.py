@@ -529,6 +529,11 @@ class _Run:
     def close(self) -> None:
         """Leave no process behind, whatever happened."""
         if self._process is not None and self._process.poll() is None:
+            # One that is just starting its guard has to end that, too.
+            self._signal(signal.SIGCONT)
+            self._signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_PATIENCE_S)
             self._process.kill()
             self._process.wait()
         lines = self._folder / STATE / "lines" / self._line.name
