@@ -263,7 +263,7 @@ def test_the_command_takes_a_line_file(tmp_path: Path) -> None:
     assert late["faults"]["no_verdict"] > 400
     line.write_text(LINE.replace("lead_ms=10", "lead_ms=800"))
     with pytest.raises(
-        LineFileError, match="13: travel.ms: the ejector is reached before the model can answer"
+        LineFileError, match=r"13: travel\.ms: the ejector is reached before the model can answer"
     ):
         run("--line", line, "--parts", 500)
     assert late["escapes"] == late["good_passed"] == 0

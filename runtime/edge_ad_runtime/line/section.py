@@ -102,7 +102,7 @@ def expected(kind: msgspec.inspect.Type) -> str:
                 f" and at most {kind.le:.10g}" if kind.le is not None else ""
             )
         if kind.ge is not None:
-            return f"{noun} from {kind.ge:g}" + (f" to {kind.le:.10g}" if kind.le is not None else " on")
+            return f"{noun} from {kind.ge:.10g}" + (f" to {kind.le:.10g}" if kind.le is not None else " on")
         return noun
     if isinstance(kind, msgspec.inspect.LiteralType):
         return " or ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in kind.values)

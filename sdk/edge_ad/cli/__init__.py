@@ -29,7 +29,7 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "verify": ("Check a bundle's files and its golden samples in this device's engine.", None),
     "cameras": ("List the cameras of this machine, or show how one behaves.", None),
     "line": ("Check a line file and draw the timing of one part; show and end guards.", None),
-    "simulate": ("Try a line on a modelled belt, on virtual time.", None),
+    "simulate": ("Try a line on a modelled belt, in virtual or real time.", None),
     "run": ("Inspect parts from a camera and drive the reject outputs.", None),
     "recalibrate": ("Refit quantiles and threshold from good parts on the device.", None),
     "rollback": ("Return to the previous calibration.", None),
