@@ -85,9 +85,11 @@ class GuardLink(Protocol):
         """End the guard after an error of this program; what goes wrong is logged."""
         ...
 
-    def finish(self, drain_s: float, stop: StopRequest | None = None) -> Report:
+    def finish(
+        self, drain_s: float, stop: StopRequest | None = None, stop_drain_s: float = STOP_DRAIN_S
+    ) -> Report:
         """Let the guard give what is due within ``drain_s`` seconds, make the outputs safe and end; a stop request
-        meanwhile leaves it :data:`STOP_DRAIN_S`.
+        meanwhile leaves it ``stop_drain_s``.
 
         Raises:
             OutputError: the guard is gone, or an output could not be brought into its safe state.
@@ -277,15 +279,17 @@ class _Link:
         except OutputError as error:
             _log.error("%s", error)
 
-    def finish(self, drain_s: float, stop: StopRequest | None = None) -> Report:
+    def finish(
+        self, drain_s: float, stop: StopRequest | None = None, stop_drain_s: float = STOP_DRAIN_S
+    ) -> Report:
         if not self._thread.is_alive() and not self._finished.is_set():
             self.listen(_ignore)
         self._tell_finish(drain_s)
         until = time.monotonic() + drain_s
         while not self._finished.wait(_END_POLL_S) and time.monotonic() < until:
             if stop is not None and stop.requested:
-                self._tell_finish(STOP_DRAIN_S)
-                until = min(until, time.monotonic() + STOP_DRAIN_S)
+                self._tell_finish(stop_drain_s)
+                until = min(until, time.monotonic() + stop_drain_s)
                 stop = None
         ended = self._finished.wait(END_PATIENCE_S)
         self._wire.close()

@@ -31,6 +31,7 @@ from edge_ad_runtime.line.config import (
 )
 from edge_ad_runtime.line.judge import PartInspector
 from edge_ad_runtime.line.station import (
+    STOP_DRAIN_S,
     FreeStation,
     OwnTrigger,
     Recording,
@@ -52,6 +53,9 @@ from edge_ad_runtime.types import Image
 _LATENCY_RUNS = 5
 # A scorer is not called silent before it could have scored so many frames.
 _SILENT_FRAMES = 4
+# After a stop request: with an encoder, for the belt may stand; and at most, for service managers lose their patience.
+ENCODED_DRAIN_S = 5.0
+LONGEST_STOP_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,7 @@ class Line:
             if pictures is not None:
                 pictures.close()
             raise
+        self._stop_drain_s = stop_drain_s(guard)
         self._recording = Recording(tuple(sinks), pictures, on_part)
         self._station: FreeStation | TriggeredStation
         if config.trigger is None:
@@ -164,7 +169,7 @@ class Line:
 
     def run(self) -> LineSummary:
         """Run to the end of the source, the limit, or a stop; see :func:`edge_ad_runtime.line.station.run_station`."""
-        return run_station(self._station, self._link, self._recording, self._stop)
+        return run_station(self._station, self._link, self._recording, self._stop, self._stop_drain_s)
 
 
 class MotionEye:
@@ -214,6 +219,18 @@ def patience_ns(inspector: PartInspector) -> int:
     while patience < worst:
         patience *= 2
     return patience
+
+
+def stop_drain_s(config: GuardConfig) -> float:
+    """How long a stop waits for rejects that are on their way. Where the belt's speed is known, all of them pass."""
+    track = config.track
+    if track is None:
+        way_ns: float = config.travel_ns
+    elif config.encoder is None:
+        way_ns = track.travel + track.min_gap + track.reach_ns
+    else:
+        return ENCODED_DRAIN_S
+    return min(max(STOP_DRAIN_S, way_ns / 1e9 + 0.5), LONGEST_STOP_S)
 
 
 def latency_ns(inspector: Inspector) -> int:

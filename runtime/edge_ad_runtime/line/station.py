@@ -45,7 +45,8 @@ _log = logging.getLogger(__name__)
 
 FIRST_REOPEN_S = 0.1
 LAST_REOPEN_S = 5.0
-# After the end of a source, pulses and parts that are still due are waited for this long; after a stop request shorter.
+# After the end of a source, pulses and parts that are still due are waited for this long; after a stop request shorter:
+# as long as the belt takes to the ejector, and at least so long.
 DRAIN_S = 600.0
 STOP_DRAIN_S = 2.0
 # How often an idle loop goes round; well below any sensible time of silence.
@@ -495,12 +496,16 @@ class TriggeredStation(_Station):
 
 
 def run_station(
-    station: FreeStation | TriggeredStation, link: GuardLink, recording: Recording, stop: StopRequest
+    station: FreeStation | TriggeredStation,
+    link: GuardLink,
+    recording: Recording,
+    stop: StopRequest,
+    stop_drain_s: float = STOP_DRAIN_S,
 ) -> LineSummary:
     """Run a station to its end.
 
-    At the end of a source the parts and pulses still due are waited for, after a stop request those of the next two
-    seconds; then the outputs are in their safe states and closed, whatever happened, and so are the records.
+    At the end of a source the parts and pulses still due are waited for, after a stop request those of the next
+    ``stop_drain_s``; then the outputs are in their safe states and closed, whatever happened, and so are the records.
 
     Raises:
         CameraError: a source that is not live cannot be read.
@@ -510,7 +515,7 @@ def run_station(
     try:
         link.listen(station.hear)
         ended = station.run()
-        report = link.finish(STOP_DRAIN_S if ended == "stop" else DRAIN_S, stop)
+        report = link.finish(stop_drain_s) if ended == "stop" else link.finish(DRAIN_S, stop, stop_drain_s)
     except BaseException:
         link.abandon()
         raise
