@@ -163,10 +163,10 @@ def test_a_scorer_that_is_killed_lets_nothing_through_and_the_next_one_goes_on(l
     )
     assert_sound(report)
     assert report["live"]["crashes"] == report["injected"]["crash"] >= 1
-    assert report["faults"]["scorer_lost"] + report["faults"].get("camera_lost", 0) >= 1
+    assert sum(report["faults"].get(kind, 0) for kind in ("scorer_lost", "camera_lost", "no_verdict")) >= 1
     assert report["live"]["guard_restarts"] == 0
     # Before it, and after it.
-    assert report["good_passed"] >= 1
+    assert report["good_passed"] >= 5
 
 
 @pytest.mark.study

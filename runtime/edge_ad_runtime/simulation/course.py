@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edge_ad_runtime.simulation.faults import SHARES, Kind, Spell, spells
+from edge_ad_runtime.simulation.faults import MOST_SPELLS, SHARES, Kind, Spell, spells
 from edge_ad_runtime.simulation.motion import Motion
 from edge_ad_runtime.simulation.scene import COMMAND_NS, EJECTOR_NS, EYE_NS, TURN_NS, Scene
 from edge_ad_runtime.simulation.truth import Truth
@@ -53,11 +53,11 @@ def whole_way(scene: Scene, articles: Sequence[Article]) -> float:
 
 
 def plan_motion(
-    scene: Scene, kinds: frozenset[Kind], way: float, rng: random.Random
+    scene: Scene, kinds: frozenset[Kind], way: float, rng: random.Random, most: int = MOST_SPELLS
 ) -> tuple[Motion, list[Spell]]:
-    """How the belt runs for ``way`` mm, and which faults of some duration happen when."""
+    """How the belt runs for ``way`` mm, and which faults of some duration happen when, each kind up to ``most`` times."""
     motion = Motion(rng.uniform(scene.slowest, scene.speed) if scene.slowest < scene.speed else scene.speed)
-    planned = spells(rng, kinds, round(0.2 * _S), round(0.95 * way / scene.speed * _S))
+    planned = spells(rng, kinds, round(0.2 * _S), round(0.95 * way / scene.speed * _S), most)
     taken: list[Spell] = []
     free = 0.0
     stopped = {Kind.STOP, Kind.SPEED, Kind.UNSEEN_SPEED}

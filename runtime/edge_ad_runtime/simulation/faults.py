@@ -74,6 +74,9 @@ _ONLY_ENCODED = frozenset({Kind.SPEED, Kind.ENCODER_LOSS, Kind.SILENT_ENCODER})
 _ONLY_TIMED = frozenset({Kind.UNSEEN_SPEED})
 
 
+MOST_SPELLS = 15
+
+
 @dataclass(frozen=True)
 class Spell:
     """A fault of some duration."""
@@ -112,12 +115,14 @@ def random_kinds(rng: random.Random) -> frozenset[Kind]:
     return frozenset(kind for kind in sorted(CATCHABLE) if rng.random() < share)
 
 
-def spells(rng: random.Random, kinds: Iterable[Kind], begin_ns: int, end_ns: int) -> list[Spell]:
-    """When those of the kinds that last happen: each up to fifteen times, not twice at once."""
+def spells(
+    rng: random.Random, kinds: Iterable[Kind], begin_ns: int, end_ns: int, most: int = MOST_SPELLS
+) -> list[Spell]:
+    """When those of the kinds that last happen: each up to ``most`` times, not twice at once."""
     found: list[Spell] = []
     for kind in sorted(set(kinds) - set(SHARES)):
         at = begin_ns
-        times = rng.randint(2, 15)
+        times = min(rng.randint(2, MOST_SPELLS), most)
         for _ in range(times):
             at += round(rng.expovariate(1.0) * (end_ns - begin_ns) / (times + 2))
             longest = rng.choice([0.05e9, 0.5e9, 3e9])

@@ -52,6 +52,8 @@ USUAL_RATE = 5.0
 """Parts a second where none is asked for."""
 
 _S = 1_000_000_000
+# A fault of some duration happens once in so long, or there would be nothing else in a short run.
+_SPELL_EVERY_S = 15.0
 # The first part is at the photo-eye so long after the belt's start.
 _RUN_UP_S = 0.3
 # The start is told to the camera so long before it.
@@ -246,7 +248,8 @@ class _Run:
         if doubles:
             self._injected[Kind.DOUBLE] = doubles
         way = whole_way(scene, self._articles)
-        self._motion, self._spells = plan_motion(scene, self._kinds, way, rng)
+        most = max(round(way / scene.speed / _SPELL_EVERY_S), 1)
+        self._motion, self._spells = plan_motion(scene, self._kinds, way, rng, most)
         self._end_ns = round(self._motion.time_at(way)) + 2 * scene.track.reach_ns + _S
         _refuse_small_images(line, scorer, self._articles)
         plan = LivePlan(
