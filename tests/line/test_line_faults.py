@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bisect
 import contextlib
+import fcntl
 import itertools
 import os
 import signal
@@ -76,13 +77,15 @@ sinks = ["jsonl:{self.folder}/parts.jsonl"]
 """
         )
 
-    def start(self, *module: str) -> subprocess.Popen[str]:
+    def start(self, *module: str, pipe_bytes: int = 0) -> subprocess.Popen[str]:
         line, state = str(self.folder / "line.toml"), str(self.folder / "state")
         if module:
             command = [sys.executable, "-m", *module, str(self.bundle), line, state]
         else:
             command = [*EDGE_AD, "run", str(self.bundle), "--line", line, "--threads", "1", "--state", state]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if pipe_bytes and process.stderr is not None:
+            fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, pipe_bytes)
         self.processes.append(process)
         return process
 
@@ -412,3 +415,15 @@ def test_without_a_trigger_a_silent_camera_holds_the_output_long_before_it_is_gi
     assert line.active(back + 150 * MS), "what the camera has seen since is not at the ejector yet"
     assert [level for _, level in line.commands[-4:]] == [True, False, True, False]
     assert line.commands[-1][0] - back < 200 * MS + ON_TIME + 100 * MS
+
+
+def test_a_terminal_that_is_held_does_not_hold_the_line(line: FaultyLine) -> None:
+    """Each reject is told on standard error, whose reader takes nothing any more."""
+    line.film("b" * 150)
+    line.write_free(f'source = "{line.images}"', '[travel]\nmode = "time"\nms = 100')
+    process = line.start(pipe_bytes=4096)
+    wait_until(lambda: len(line.records) == 150, 30)
+    assert verdicts(line.records) == ["reject"] * 150
+    assert line.active(line.records[-1]["t_monotonic_ns"] + 110 * MS)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 0 and "150 rejected" in err

@@ -30,7 +30,7 @@ from edge_ad_runtime.line.devices import missing_devices, shared_wires
 from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
 from edge_ad_runtime.line.summary import LineSummary
 from edge_ad_runtime.line.timeline import Measured
-from edge_ad_runtime.sinks import parse_sink
+from edge_ad_runtime.sinks import CallableSink, parse_sink
 from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.stopping import StopRequest, stop_on_signals
 
@@ -124,10 +124,10 @@ def command(
             config,
             inspector,
             state=state,
-            devices=Devices(camera=source),
+            # A terminal that is held (Ctrl-S) must not hold the line.
+            devices=Devices(camera=source, sinks=(CallableSink(_report_part, "standard error"),)),
             stop=stop,
             limit=limit,
-            on_part=_report_part,
         )
         _say(_opening(config, inspector, calibration))
         summary = line.run()
@@ -261,7 +261,7 @@ def _at_start(config: LineConfig) -> str | None:
         )
     if config.failsafe.unknown_at_start == "pass":
         return None
-    return "everything is rejected until what lies on the belt has passed the ejector (failsafe.unknown_at_start)"
+    return "a new guard rejects everything until what lies on the belt has passed the ejector (failsafe.unknown_at_start)"
 
 
 def _closing(s: LineSummary) -> str:
