@@ -30,6 +30,8 @@ from edge_ad_runtime.verdict import Verdict
 
 _USUAL_SPEED = 500.0
 _BAR_WIDTH = 30
+# A modelled signal that comes later than this may be the cause of what goes wrong.
+_TOO_LATE_MS = 20.0
 
 
 @click.command("simulate")
@@ -281,6 +283,10 @@ def _live_rows(live: Live) -> list[tuple[str, str]]:
         ("processes", processes),
         ("the model", f"at most {live.belt_late_ms:g} ms late with a signal of its belt"),
     ]
+    if live.belt_late_ms > _TOO_LATE_MS:
+        rows.append(
+            ("", "this machine was too busy for that: what is told above may be the model's own fault")
+        )
     return [*rows, ("stopped", "before all parts had passed")] if live.stopped else rows
 
 
