@@ -421,13 +421,13 @@ class TriggeredStation(_Station):
             if self._reached_limit:
                 return "limit"
             item = camera.read(_ROUND_S)
+            if item is None and camera.ended:
+                return "source"  # a camera that has nothing more to show is not away
             self._set_camera(camera.alive, self._source.name)
             if isinstance(item, PartFrame):
                 self._judge(item)
             elif isinstance(item, Miss):
                 self._miss(item)
-            elif camera.ended:
-                return "source"
             self._alive()
         return "stop"
 
