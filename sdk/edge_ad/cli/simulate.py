@@ -29,6 +29,7 @@ from edge_ad_runtime.stopping import stop_on_signals
 from edge_ad_runtime.verdict import Verdict
 
 _USUAL_SPEED = 500.0
+_MOST_SHOWN = 20
 _BAR_WIDTH = 30
 # A modelled signal that comes later than this may be the cause of what goes wrong.
 _TOO_LATE_MS = 20.0
@@ -105,6 +106,8 @@ def command(
     camera and outputs are modelled, and no device of the line file is touched. A scorer that crashes or stalls is killed
     or stopped indeed. Without BUNDLE the camera shows plates with the labels on them. What was struck is worked out
     afterwards from the times at which the output was commanded. Ctrl-C ends it with the report so far.
+
+    Exit code 1 if a part escaped that the model had not missed, or one was struck by mistake.
     """
     try:
         kinds = parse_kinds(faults_text)
@@ -139,7 +142,7 @@ def command(
                 ejector_lead_ms=ejector_lead_ms,
                 progress=_progress(parts),
             )
-        click.echo(msgspec.json.encode(report).decode() if as_json else _text(report))
+        _tell(report, as_json)
         return
     for value, name in ((rate, "--rate"), (ejector_lead_ms, "--ejector-lead-ms")):
         if value is not None:
@@ -148,8 +151,7 @@ def command(
     if explain is not None:
         click.echo(explain_part(explain, seed, parts, truth, kinds, bad_share, scene))
         return
-    report = simulate(seed, parts, truth, kinds, bad_share, scene, progress=_progress(parts))
-    click.echo(msgspec.json.encode(report).decode() if as_json else _text(report))
+    _tell(simulate(seed, parts, truth, kinds, bad_share, scene, progress=_progress(parts)), as_json)
 
 
 command.epilog = (
@@ -157,6 +159,13 @@ command.epilog = (
     f"{', '.join(sorted(k.value for k in CATCHABLE))}. Faults that nothing on a line can know of in time, only by name: "
     f"{', '.join(sorted(k.value for k in UNAVOIDABLE))}."
 )
+
+
+def _tell(report: SimReport, as_json: bool) -> None:
+    """Print the report; what a line must not do makes the exit status 1, so that a script notices."""
+    click.echo(msgspec.json.encode(report).decode() if as_json else _text(report))
+    if not report.sound:
+        sys.exit(1)
 
 
 def _read(path: Path) -> LineConfig:
@@ -248,7 +257,7 @@ def _text(r: SimReport) -> str:
         ("wrong hits", str(r.wrong_hits)),
         ("kept", f"{r.kept} that ought to have been removed, {r.unseen_passed} that nobody saw"),
         ("good", f"{r.good_passed} passed, {r.good_rejected} removed ({r.false_rejects} by the model)"),
-        ("fault rejects", f"{r.fault_rejects}: {_counts(r.faults)}"),
+        ("fault rejects", f"{r.fault_rejects} parts removed; faults told: {_counts(r.faults)}"),
         ("troubles", _counts(r.injected)),
         ("pulses", f"{r.pulses}, {r.late_pulses} late, {r.missed_pulses} missed"),
         ("verdicts", f"{r.late_verdicts} late; least time to spare: {margin}"),
@@ -258,7 +267,12 @@ def _text(r: SimReport) -> str:
         rows += _live_rows(r.live)
     lines = [f"{name:14}{text}" for name, text in rows]
     how = "" if r.live is not None else " (--explain {})"
-    lines += [f"part {problem.part}: {problem.what}{how.format(problem.part)}" for problem in r.problems]
+    shown = r.problems[:_MOST_SHOWN]
+    lines += [f"part {problem.part}: {problem.what}{how.format(problem.part)}" for problem in shown]
+    if len(r.problems) > len(shown):
+        lines.append(
+            f"… and {len(r.problems) - len(shown)} more or less like these; --json tells of the first 100"
+        )
     if r.unavoidable:
         lines.append(f"asked for by name, and beyond what a line can know: {', '.join(r.unavoidable)}")
     return "\n".join(lines)
