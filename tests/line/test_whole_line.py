@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 import cv2
 import pytest
 
+from edge_ad_runtime.inspector import open_inspector
+from edge_ad_runtime.line.assembly import Line
+from edge_ad_runtime.line.reading import read_line_file
 from tests.conftest import bad_part, good_part
 from tests.line.relays import Board, lcus_states
 from tests.line.test_line import EDGE_AD
@@ -222,3 +226,36 @@ def test_a_line_file_that_cannot_work_is_refused_with_key_and_line(run: Run) -> 
     _, err = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "meters" in err
+
+
+def test_an_error_that_nobody_expected_leaves_the_guard_at_work(
+    run: Run, board: Board, tiny_bundle: Path
+) -> None:
+    """As after a crash: the part on its way is rejected, and the next scorer finds the guard."""
+    config = read_line_file(run.line).config
+    line = Line(config, open_inspector(tiny_bundle, threads=1), state=run.folder / "state")
+    errors: list[BaseException] = []
+
+    def fail(*_: object) -> None:
+        raise SystemError
+
+    def run_line() -> None:
+        try:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("edge_ad_runtime.line.station.judge", fail)
+                line.run()
+        except SystemError as error:
+            errors.append(error)
+
+    runner = threading.Thread(target=run_line)
+    runner.start()
+    assert line.wait_ready(10)
+    run.trigger()
+    runner.join(10)
+    assert errors
+    assert "without a scorer" in line_command(run, "status").stdout
+    time.sleep(TRAVEL_MS / 1e3)
+    run.trigger()
+    time.sleep(TRAVEL_MS / 1e3 + 0.2)
+    assert lcus_states(board.read_available()) == [OFF, ON, OFF, ON, OFF]
+    assert line_command(run, "stop", "whole-line").returncode == 0

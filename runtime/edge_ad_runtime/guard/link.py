@@ -85,6 +85,11 @@ class GuardLink(Protocol):
         """End the guard after an error of this program; what goes wrong is logged."""
         ...
 
+    def leave(self) -> None:
+        """Go, after an error that nobody expected, as if this program had been killed: a guard that is a process goes on
+        rejecting until a scorer comes back, another one ends as in :meth:`abandon`."""
+        ...
+
     def finish(
         self, drain_s: float, stop: StopRequest | None = None, stop_drain_s: float = STOP_DRAIN_S
     ) -> Report:
@@ -159,6 +164,11 @@ class _Wire:
         if isinstance(answer, Refused):
             raise OutputError(f"the guard refuses: {answer.why}")
         raise _HungUp("the guard hung up")
+
+    def hang_up(self) -> None:
+        """End the connection, also for a thread that is reading from it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def wait_for_end(self, seconds: float) -> bool:
         """Whether the guard hangs up within that time."""
@@ -279,6 +289,9 @@ class _Link:
         except OutputError as error:
             _log.error("%s", error)
 
+    def leave(self) -> None:
+        self.abandon()
+
     def finish(
         self, drain_s: float, stop: StopRequest | None = None, stop_drain_s: float = STOP_DRAIN_S
     ) -> Report:
@@ -378,7 +391,20 @@ class ProcessGuard(_Link):
         make_folder(self._folder)
         self.realtime = False
         self.taken_over = False
+        self._left = False
         super().__init__(self._find_or_start(Start(config, os.fspath(self._folder))))
+
+    def leave(self) -> None:
+        with self._sending:
+            self._left = True
+            self._wire.hang_up()
+        self._finished.wait(END_PATIENCE_S)
+        self._wire.close()
+        _log.error(
+            "this program fails; the guard goes on and rejects every part without a verdict: start the line again, or end "
+            "the guard with 'edge-ad line stop %s'",
+            self._config.line,
+        )
 
     def _find_or_start(self, start: Start) -> _Wire:
         wire = self._connect()
@@ -454,7 +480,7 @@ class ProcessGuard(_Link):
         return wire
 
     def _renew(self) -> bool:
-        if self._is_ending.is_set() and self._final is not None:
+        if self._left or (self._is_ending.is_set() and self._final is not None):
             return False
         _log.error("the guard has died; it is started anew")
         backoff = FIRST_RENEWAL_S

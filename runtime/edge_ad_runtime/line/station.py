@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 
 from edge_ad_runtime.cameras.base import Camera, Frame, FrameError
 from edge_ad_runtime.cameras.triggered import PartCamera, PartCameraSource, PartFrame
-from edge_ad_runtime.errors import CameraError
+from edge_ad_runtime.errors import CameraError, EdgeAdError
 from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.guard.link import GuardLink
 from edge_ad_runtime.guard.messages import (
@@ -505,7 +505,8 @@ def run_station(
     """Run a station to its end.
 
     At the end of a source the parts and pulses still due are waited for, after a stop request those of the next
-    ``stop_drain_s``; then the outputs are in their safe states and closed, whatever happened, and so are the records.
+    ``stop_drain_s``; then the outputs are in their safe states and closed, and so are the records. After an error that
+    nobody expected a guard that is a process goes on rejecting, as after a crash.
 
     Raises:
         CameraError: a source that is not live cannot be read.
@@ -516,8 +517,11 @@ def run_station(
         link.listen(station.hear)
         ended = station.run()
         report = link.finish(stop_drain_s) if ended == "stop" else link.finish(DRAIN_S, stop, stop_drain_s)
-    except BaseException:
+    except (EdgeAdError, KeyboardInterrupt, SystemExit):
         link.abandon()
+        raise
+    except BaseException:
+        link.leave()
         raise
     finally:
         SinkGroup(recording.sinks).close()
