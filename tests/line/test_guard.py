@@ -250,7 +250,7 @@ def test_records_wait_for_the_next_scorer(line: GuardedLine) -> None:
 def test_another_configuration_ends_the_old_guard_first(line: GuardedLine) -> None:
     abandoned(line)
     old = line.guard()
-    link, _ = start(line, silence_ns=400 * MS)
+    link, _ = start(line, track=track(70))
     assert line.guard() != old and not alive(old) and not link.taken_over
     link.finish(0)
 
@@ -516,3 +516,10 @@ def test_the_process_is_prompt(line: GuardedLine) -> None:
         status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
         assert int(status.partition("VmLck:")[2].split()[0]) > 0
     link.finish(0)
+
+
+def test_how_fast_the_model_is_does_not_part_a_scorer_from_its_guard() -> None:
+    config = GuardConfig(line="x", outputs=("mock://x",), silence_ns=1_000 * MS)
+    slower = GuardConfig(line="x", outputs=("mock://x",), silence_ns=2_000 * MS)
+    other = GuardConfig(line="x", outputs=("mock://y",), silence_ns=1_000 * MS)
+    assert config.digest == slower.digest != other.digest

@@ -34,7 +34,8 @@ class GuardConfig(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def digest(self) -> str:
-        """The same for the same configuration of the same version of the program."""
+        """The same for the same configuration of the same version of the program, whatever ``silence_ns`` is: that follows
+        from how fast the model was measured to be, and must not part a restarted scorer from its guard."""
         # As the guard gets it: a whole number given for a float is a float there.
         sent = msgspec.json.decode(msgspec.json.encode(self), type=GuardConfig)
-        return hashlib.sha256(msgspec.json.encode(sent)).hexdigest()
+        return hashlib.sha256(msgspec.json.encode(msgspec.structs.replace(sent, silence_ns=0))).hexdigest()
