@@ -641,7 +641,9 @@ class Guard:
                     t_trigger_ns=message.t_trigger_ns,
                 )
         else:
-            self._apply(self._free.frame(message.t_ns, message.verdict, message.fault, message.detail))
+            actions = self._free.frame(message.t_ns, message.verdict, message.fault, message.detail)
+            # What became of a frame follows from its verdict; to tell the scorer would only take its time.
+            self._apply(action for action in actions if not isinstance(action, Settled))
 
     def _toggle_heartbeat(self, now_ns: int) -> None:
         if self._heartbeat is None or now_ns - self._beat_ns < _BEAT_NS:
