@@ -30,8 +30,7 @@ from edge_ad.run_folder import open_run
 from edge_ad.training.job import train
 from edge_ad_runtime.cameras.base import Camera, Frame
 from edge_ad_runtime.guard.config import GuardConfig
-from edge_ad_runtime.guard.core import GuardParts
-from edge_ad_runtime.guard.link import ThreadGuard
+from edge_ad_runtime.guard.link import ProcessGuard
 from edge_ad_runtime.inspector import Inspector, open_inspector
 from edge_ad_runtime.line.station import FreeStation, Recording
 from edge_ad_runtime.preprocess import preprocess
@@ -130,7 +129,7 @@ class _MemorySource:
         return _MemoryCamera(self._image, self._count)
 
 
-def loop_overhead(inspector: Inspector, rounds: int) -> dict[str, float]:
+def loop_overhead(inspector: Inspector, rounds: int, state: Path) -> dict[str, float]:
     """The loop's time for a part over the bare engine's, blocks of both in turn.
 
     ``with_preprocessing`` takes a 640x480 camera image, ``loop_alone`` an image that needs no resizing.
@@ -147,7 +146,7 @@ def loop_overhead(inspector: Inspector, rounds: int) -> dict[str, float]:
             for _ in range(block):
                 inspector.engine.run(batch)
             engine = time.perf_counter_ns() - start
-            link = ThreadGuard(GuardConfig(line="benchmark", outputs=()), GuardParts(outputs=()))
+            link = ProcessGuard(GuardConfig(line="benchmark", outputs=("mock://x",)), state)
             source = _MemorySource(image, block)
             station = FreeStation(inspector, source, link, Recording(), StopRequest(), None)
             link.listen(station.hear)
@@ -205,7 +204,7 @@ def measure(bundles: Sequence[Path], rounds: int) -> dict[str, object]:
             "engine_ms": engine,
             "n_int8_over_n_fp32": engine["n_int8"] / engine["n_fp32"],
             "n_int8_over_s_fp32_plain": engine["n_int8"] / engine["s_fp32_plain"],
-            "loop_overhead": loop_overhead(int8, rounds),
+            "loop_overhead": loop_overhead(int8, rounds, folder),
             **command_line(int8_path, folder),
             "gmac": int8.bundle.manifest.gmac,
         }

@@ -11,7 +11,7 @@ from tests.benchmarks.device import command_line, loop_overhead, measure
 
 
 def test_loop_and_command_line_figures(tiny_bundle: Path, tmp_path: Path) -> None:
-    overhead = loop_overhead(open_inspector(tiny_bundle, threads=1), rounds=20)
+    overhead = loop_overhead(open_inspector(tiny_bundle, threads=1), rounds=20, state=tmp_path)
     assert overhead["with_preprocessing"] > overhead["loop_alone"] > 0
     figures = command_line(tiny_bundle, tmp_path)
     assert 0.05 < figures["start_to_first_verdict_s"] < 60
