@@ -27,7 +27,7 @@ from edge_ad_converters.onnx_qdq import quantize_onnx
 from edge_ad_converters.ranges import find_range, observe
 from edge_ad_converters.tflite import write_tflite
 from edge_ad_converters.tflite_graph import is_same
-from edge_ad_runtime.engines import open_engine
+from edge_ad_runtime.engines import EngineOptions, open_engine
 from edge_ad_runtime.engines.tflite import TfliteEngine
 from edge_ad_runtime.errors import BundleError, InputError, MissingExtra
 from edge_ad_runtime.types import Image
@@ -548,7 +548,7 @@ def test_unknown_quantizations_are_refused(plain: Models) -> None:
 
 
 def test_the_engine_runs_and_owns_its_results(plain: Models) -> None:
-    engine = TfliteEngine(plain.int8.tflite, None)
+    engine = TfliteEngine(plain.int8.tflite)
     assert engine.name.startswith("LiteRT ")
     maps = engine.run(photograph())
     kept = [m.copy() for m in maps]
@@ -557,14 +557,18 @@ def test_the_engine_runs_and_owns_its_results(plain: Models) -> None:
         np.testing.assert_array_equal(before, now)
         assert not np.array_equal(now, new)
     for threads in (1, 2):
-        for a, b in zip(TfliteEngine(plain.int8.tflite, threads).run(photograph()), maps, strict=True):
+        for a, b in zip(
+            TfliteEngine(plain.int8.tflite, EngineOptions(threads=threads)).run(photograph()),
+            maps,
+            strict=True,
+        ):
             np.testing.assert_array_equal(a, b)
 
 
 def test_a_model_that_is_none_is_refused(plain: Models) -> None:
     for content in (b"", b"no model", plain.int8.tflite[:1000], plain.int8.tflite[:-100]):
         with pytest.raises(BundleError, match="refuses the model"):
-            TfliteEngine(content, 1)
+            TfliteEngine(content)
 
 
 def test_a_model_of_something_else_is_refused() -> None:
@@ -574,14 +578,14 @@ def test_a_model_of_something_else_is_refused() -> None:
         if node.output[0] == "map_st":
             node.output[0] = "map_xy"
     with pytest.raises(BundleError, match="no tensor 'map_st'"):
-        TfliteEngine(write_tflite(model), 1)
+        TfliteEngine(write_tflite(model))
 
 
 def test_without_a_runtime_the_extras_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     monkeypatch.setitem(sys.modules, "tflite_runtime.interpreter", None)
     with pytest.raises(MissingExtra, match=r"'tflite-runtime'.*edge-ad\[tflite\]"):
-        TfliteEngine(b"", 1)
+        TfliteEngine(b"")
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
     with pytest.raises(MissingExtra, match=r"edge-ad\[host\]"):
         write_tflite(convolution(3, 1, [0, 0, 0, 0], 9))

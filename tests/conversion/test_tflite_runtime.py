@@ -29,8 +29,9 @@ TOLERANCE = 0.15
 PROGRAM = """
 import sys
 import numpy as np
+from edge_ad_runtime.engines import EngineOptions
 from edge_ad_runtime.engines.tflite import TfliteEngine
-engine = TfliteEngine(open(sys.argv[1], "rb").read(), 1)
+engine = TfliteEngine(open(sys.argv[1], "rb").read(), EngineOptions(threads=1))
 maps = engine.run(np.load(sys.argv[2]))
 np.savez(sys.argv[3], st=maps.st, ae=maps.ae)
 print(engine.name, np.__version__)
