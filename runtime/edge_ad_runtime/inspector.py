@@ -10,7 +10,7 @@ import numpy as np
 
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import Calibration
-from edge_ad_runtime.engines import Engine, RawMaps, open_engine
+from edge_ad_runtime.engines import Engine, EngineOptions, RawMaps, open_engine
 from edge_ad_runtime.errors import BundleError, CalibrationError
 from edge_ad_runtime.preprocess import preprocess
 from edge_ad_runtime.scoring import apply_calibration, decide
@@ -40,9 +40,15 @@ class Inspector:
     """
 
     def __init__(
-        self, bundle: Bundle, calibration: Calibration | None = None, threads: int | None = None
+        self,
+        bundle: Bundle,
+        calibration: Calibration | None = None,
+        threads: int | None = None,
+        options: EngineOptions | None = None,
     ) -> None:
         """Open the bundle's engine; without a calibration the bundle's factory one is used.
+
+        ``threads`` and ``options`` are those of :func:`edge_ad_runtime.engines.open_engine`.
 
         Raises:
             CalibrationError: the calibration was fitted with another bundle.
@@ -50,7 +56,7 @@ class Inspector:
         """
         self.bundle = bundle
         self.engine: Engine = open_engine(
-            bundle.manifest.target, bundle.model, bundle.manifest.precision, threads
+            bundle.manifest.target, bundle.model, bundle.manifest.precision, threads, options
         )
         self.calibration = calibration or bundle.calibration
         if self.calibration.bundle != bundle.id:
@@ -120,10 +126,13 @@ class Inspector:
 
 
 def open_inspector(
-    path: Path, calibration: Calibration | None = None, threads: int | None = None
+    path: Path,
+    calibration: Calibration | None = None,
+    threads: int | None = None,
+    options: EngineOptions | None = None,
 ) -> Inspector:
     """Open a bundle, check its golden samples, warm up: ready for the first part."""
-    inspector = Inspector(open_bundle(path), calibration, threads)
+    inspector = Inspector(open_bundle(path), calibration, threads, options=options)
     inspector.self_test()
     inspector.warm_up()
     return inspector

@@ -9,7 +9,7 @@ import msgspec
 from edge_ad_runtime.cores import stay_on
 from edge_ad_runtime.engines.base import Engine, Precision, RawMaps, Target
 from edge_ad_runtime.engines.options import EngineOptions
-from edge_ad_runtime.errors import BundleError
+from edge_ad_runtime.errors import BundleError, InputError
 
 __all__ = [
     "PRECISIONS",
@@ -19,6 +19,7 @@ __all__ = [
     "Precision",
     "RawMaps",
     "Target",
+    "engine_name",
     "open_engine",
 ]
 
@@ -72,3 +73,25 @@ def open_engine(
 
         return TensorRtEngine(model, precision)
     raise BundleError(f"target '{target}' is unknown here; known are {', '.join(TARGETS)}. Update edge-ad")
+
+
+def engine_name(target: Target) -> str:
+    """The engine of a CPU's target with its version, as :attr:`Engine.name`, without opening a model.
+
+    Raises:
+        InputError: the target computes on a GPU.
+        MissingExtra: the engine's package is not installed.
+    """
+    if target == "ort":
+        from edge_ad_runtime.engines import ort
+
+        return ort.engine_name()
+    if target == "openvino":
+        from edge_ad_runtime.engines import openvino
+
+        return openvino.engine_name()
+    if target == "tflite":
+        from edge_ad_runtime.engines import tflite
+
+        return tflite.engine_name()
+    raise InputError(f"the target '{target}' does not compute on this machine's cores")

@@ -26,11 +26,8 @@ class OpenVinoEngine:
 
     def __init__(self, model: bytes, precision: Precision, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
-        try:
-            import openvino as ov
-        except ImportError as error:
-            raise MissingExtra("openvino", "openvino", "a bundle of the target 'openvino'") from error
-        self.name = f"OpenVINO {ov.__version__.split('-')[0]}"
+        ov = _load()
+        self.name = engine_name()
         try:
             core = ov.Core()
             compiled = core.compile_model(
@@ -66,6 +63,23 @@ class OpenVinoEngine:
         self._bound = image
         # What had to be copied has to be copied again.
         self._given = batch if image is batch else None
+
+
+def engine_name() -> str:
+    """The engine with its version.
+
+    Raises:
+        MissingExtra: OpenVINO is not installed.
+    """
+    return f"OpenVINO {_load().__version__.split('-')[0]}"
+
+
+def _load() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise MissingExtra("openvino", "openvino", "a bundle of the target 'openvino'") from error
+    return openvino
 
 
 def _config(precision: Precision, options: EngineOptions) -> dict[str, Any]:

@@ -24,14 +24,13 @@ Core = Annotated[int, Meta(ge=0, le=MAX_CORE)]
 class OrtOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """onnxruntime's own.
 
-    ``spinning`` is whether a thread that waits for work burns its core meanwhile: ``run`` only within a run, ``always``
-    for some tens of milliseconds after it as well (onnxruntime's own default; it takes the cores from whatever comes
-    next), ``never``, which costs a wake-up per operator and wins where others want the cores, too
-    (onnxruntime documentation, "Thread management"). ``arena`` keeps freed memory for the next run; without it a
-    process is smaller and each run allocates anew.
+    ``spinning``: within a run a thread that waits for work burns its core meanwhile, else it sleeps, which costs a wake-up
+    for each operator and wins where others want the cores, too (onnxruntime's documentation, "Thread management"). After
+    the run they never spin: the cores belong to whatever comes next. ``arena`` keeps freed memory for the next run;
+    without it a process is smaller and each run allocates anew.
     """
 
-    spinning: Literal["run", "never", "always"] = "run"
+    spinning: bool = True
     arena: bool = True
 
 
@@ -89,8 +88,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         told = [] if self.threads is None else [f"{self.threads} thread{'' if self.threads == 1 else 's'}"]
         if self.cpus is not None:
             told.append(f"cores {format_cores(self.cpus)}")
-        if self.ort.spinning != "run":
-            told.append("no spinning" if self.ort.spinning == "never" else "spinning after a run")
+        if not self.ort.spinning:
+            told.append("no spinning")
         if not self.ort.arena:
             told.append("no arena")
         if self.openvino.pinning is not None:

@@ -14,9 +14,6 @@ from edge_ad_runtime.types import Image
 
 # It would round the weights of convolutions that were left in float on purpose, with one scale for all channels.
 _UNWANTED_OPTIMIZERS = ("WeightBiasQuantization",)
-# By default its threads go on spinning for tens of milliseconds after a run and take the cores from whatever comes next:
-# another engine, the camera, the next part's preprocessing.
-_SPINNING = {"run": ("session.force_spinning_stop", "1"), "never": ("session.intra_op.allow_spinning", "0")}
 
 
 class OrtEngine:
@@ -28,11 +25,8 @@ class OrtEngine:
 
     def __init__(self, model: bytes, options: EngineOptions | None = None) -> None:
         options = options or EngineOptions()
-        try:
-            import onnxruntime as ort
-        except ImportError as error:
-            raise MissingExtra("onnxruntime", "ort", "a bundle of the target 'ort'") from error
-        self.name = f"onnxruntime {ort.__version__}"
+        ort = _load()
+        self.name = engine_name()
         try:
             session: Any = ort.InferenceSession(
                 model,
@@ -69,12 +63,32 @@ class OrtEngine:
         self._given = batch if image is batch else None
 
 
+def engine_name() -> str:
+    """The engine with its version.
+
+    Raises:
+        MissingExtra: onnxruntime is not installed.
+    """
+    return f"onnxruntime {_load().__version__}"
+
+
+def _load() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingExtra("onnxruntime", "ort", "a bundle of the target 'ort'") from error
+    return onnxruntime
+
+
 def _session_options(ort: Any, threads: int | None, own: OrtOptions) -> Any:
     session = ort.SessionOptions()
     session.log_severity_level = 3
     session.intra_op_num_threads = threads or 0
     session.inter_op_num_threads = 1
     session.enable_cpu_mem_arena = own.arena
-    if own.spinning in _SPINNING:
-        session.add_session_config_entry(*_SPINNING[own.spinning])
+    # By default its threads go on spinning for tens of milliseconds after a run and take the cores from whatever comes
+    # next: another engine, the camera, the next part's preprocessing.
+    session.add_session_config_entry("session.force_spinning_stop", "1")
+    if not own.spinning:
+        session.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return session

@@ -53,6 +53,15 @@ class TfliteEngine:
         return RawMaps(map_st, map_ae)
 
 
+def engine_name() -> str:
+    """The engine with its version.
+
+    Raises:
+        MissingExtra: neither package is installed.
+    """
+    return _interpreter()[1]
+
+
 def _interpreter() -> tuple[Any, str]:
     """The interpreter's class and what to call it."""
     try:
