@@ -10,18 +10,22 @@ import numpy as np
 
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import Calibration
+from edge_ad_runtime.cores import usable_cores
 from edge_ad_runtime.engines import Engine, EngineOptions, RawMaps, open_engine
 from edge_ad_runtime.errors import BundleError, CalibrationError
-from edge_ad_runtime.preprocess import preprocess
+from edge_ad_runtime.preprocess import Workspace, preprocess
 from edge_ad_runtime.scoring import apply_calibration, decide
 from edge_ad_runtime.types import FloatArray, Image
 from edge_ad_runtime.verdict import Verdict
+
+# Boards have four cores; more were not measured.
+_RESIZING_THREADS = 4
 
 
 class Inspection(msgspec.Struct, frozen=True):
     """The result for one image.
 
-    ``anomaly_map`` is ``float32 hxw`` on the network's grid; ``engine_ns`` the engine's part of
+    ``anomaly_map`` is ``float32 hxw`` on the network's grid, in memory of its own; ``engine_ns`` the engine's part of
     ``total_ns``, both by the monotonic clock.
     """
 
@@ -36,7 +40,9 @@ class Inspection(msgspec.Struct, frozen=True):
 class Inspector:
     """Scores images with a bundle's engine and a calibration.
 
-    Not for several threads at once; each thread needs its own.
+    The network's input, and what scoring needs in between, is memory that every image overwrites; an image is needed
+    only until the call returns. Results have memory of their own. Not for several threads at once; each thread needs
+    its own.
     """
 
     def __init__(
@@ -74,18 +80,26 @@ class Inspector:
                 f"maps {manifest.map_height}x{manifest.map_width}"
             )
 
+        spec = manifest.preprocess
+        self._workspace = Workspace(
+            spec.height, spec.width, min(threads or len(usable_cores()), _RESIZING_THREADS)
+        )
+        self._scratch: FloatArray = np.empty((manifest.map_height, manifest.map_width), np.float32)
+
     def raw_maps(self, image: Image) -> RawMaps:
         """The raw maps of a camera image, ``uint8 HxWx3`` RGB."""
-        return self.engine.run(preprocess(image, self.bundle.manifest.preprocess))
+        return self.engine.run(preprocess(image, self.bundle.manifest.preprocess, self._workspace))
 
     def inspect(self, image: Image) -> Inspection:
         """Score a camera image, ``uint8 HxWx3`` RGB."""
         start = time.monotonic_ns()
-        batch = preprocess(image, self.bundle.manifest.preprocess)
+        batch = preprocess(image, self.bundle.manifest.preprocess, self._workspace)
         engine_start = time.monotonic_ns()
         maps = self.engine.run(batch)
         engine_end = time.monotonic_ns()
-        combined, score = apply_calibration(maps, self.calibration)
+        if maps.ae.shape != self._scratch.shape:
+            self._scratch = np.empty_like(maps.ae)
+        combined, score = apply_calibration(maps, self.calibration, self._scratch)
         verdict = decide(score, self.calibration)
         return Inspection(
             score=score,
@@ -98,10 +112,10 @@ class Inspector:
 
     def warm_up(self, runs: int = 3) -> None:
         """Run the engine on a grey image so that the first part is not slower than the others."""
-        spec = self.bundle.manifest.preprocess
-        batch = np.full((1, spec.height, spec.width, 3), 128, np.uint8)
+        # In the memory of all later images, which the engine looks at when it meets it first.
+        self._workspace.batch.fill(128)
         for _ in range(runs):
-            self.engine.run(batch)
+            self.engine.run(self._workspace.batch)
 
     def self_test(self) -> float:
         """Run the golden samples; returns the largest deviation, relative to a golden map's maximum.

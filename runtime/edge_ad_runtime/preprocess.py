@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-import cv2
 import msgspec
 import numpy as np
 
 from edge_ad_runtime.errors import InputError
+from edge_ad_runtime.resizing import Workspace, resize
 from edge_ad_runtime.types import Image
+
+__all__ = ["PreprocessSpec", "Roi", "Workspace", "preprocess", "resize"]
 
 
 class Roi(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,15 +48,16 @@ class PreprocessSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise InputError(f"input size {self.width}x{self.height}: both must be at least 1")
 
 
-def preprocess(image: Image, spec: PreprocessSpec) -> Image:
+def preprocess(image: Image, spec: PreprocessSpec, workspace: Workspace | None = None) -> Image:
     """``uint8 HxWx3`` RGB to ``uint8 1xhxwx3`` RGB, as the graph takes it.
 
-    The input is never changed, whatever its strides. The result is contiguous; it shares memory with the
-    input where nothing is cut out or resized, so use it before the camera fills that memory again.
+    The input is never changed, whatever its strides. The result is contiguous. With a ``workspace`` of the spec's
+    size it is that one's ``batch``, which the next image overwrites. Without, it shares memory with the input where
+    nothing is cut out or resized, so use it before the camera fills that memory again. The pixels are the same.
 
     Raises:
-        InputError: the image is not ``uint8 HxWx3`` or has no pixels, or the region of interest does not lie
-            inside it.
+        InputError: the image is not ``uint8 HxWx3`` or has no pixels, the region of interest does not lie
+            inside it, or the workspace has another size.
     """
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
         raise InputError(f"the image is {image.dtype} {image.shape}, expected uint8 HxWx3")
@@ -66,15 +69,8 @@ def preprocess(image: Image, spec: PreprocessSpec) -> Image:
                 f"does not fit in the {width}x{height} image"
             )
         image = image[roi.y : roi.y + roi.height, roi.x : roi.x + roi.width]
-    return resize(image, spec.height, spec.width)[None]
-
-
-def resize(image: Image, height: int, width: int) -> Image:
-    """Resize ``uint8 HxWxC``: area averaging along axes that shrink, bilinear along axes that grow."""
-    h, w = image.shape[:2]
-    shrunk = (min(h, height), min(w, width))
-    if shrunk != (h, w):
-        image = np.asarray(cv2.resize(image, shrunk[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-    if shrunk != (height, width):
-        image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
-    return np.ascontiguousarray(image)
+    if workspace is None:
+        return resize(image, spec.height, spec.width)[None]
+    if workspace.batch.shape != (1, spec.height, spec.width, 3):
+        raise InputError(f"the workspace is {workspace.batch.shape}, the input {spec.height}x{spec.width}")
+    return workspace.resize(image)

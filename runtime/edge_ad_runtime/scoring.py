@@ -14,18 +14,21 @@ from edge_ad_runtime.types import FloatArray
 from edge_ad_runtime.verdict import Verdict
 
 
-def combine_maps(map_st: FloatArray, map_ae: FloatArray, quantiles: Quantiles, mix: Mix) -> FloatArray:
-    """The combined anomaly map, ``float32 hxw`` like its inputs.
+def combine_maps(
+    map_st: FloatArray, map_ae: FloatArray, quantiles: Quantiles, mix: Mix, scratch: FloatArray | None = None
+) -> FloatArray:
+    """The combined anomaly map, ``float32 hxw`` like its inputs, in memory of its own.
 
     Each raw map is moved so that its ``qa`` becomes 0 and its ``qb`` becomes 0.1 (arXiv 2303.14535,
-    Algorithm 2), then they are mixed.
+    Algorithm 2), then they are mixed. ``scratch``, of the maps' shape, is overwritten; it may be ``map_ae``
+    itself where that is needed no more.
     """
     q = quantiles
     scale_st = mix.st * 0.1 / (q.qb_st - q.qa_st)
     scale_ae = mix.ae * 0.1 / (q.qb_ae - q.qa_ae)
     offset = q.qa_st * scale_st + q.qa_ae * scale_ae
     combined = map_st * np.float32(scale_st)
-    combined += map_ae * np.float32(scale_ae)
+    combined += np.multiply(map_ae, np.float32(scale_ae), out=scratch)
     combined -= np.float32(offset)
     return combined
 
@@ -51,8 +54,13 @@ def image_score(combined: FloatArray, rule: ScoreRule = MAX) -> float:
     return float(np.partition(combined.ravel(), -count)[-count:].mean(dtype=np.float64))
 
 
-def apply_calibration(maps: RawMaps, calibration: Calibration) -> tuple[FloatArray, float]:
+def apply_calibration(
+    maps: RawMaps, calibration: Calibration, scratch: FloatArray | None = None
+) -> tuple[FloatArray, float]:
     """The combined map and the image score of raw maps, by a calibration's background, quantiles, mix and rule.
+
+    The raw maps are not changed, and the combined map shares no memory with them or with ``scratch``: that one,
+    ``float32`` of the maps' shape, is overwritten, and saves the memory of the steps in between.
 
     Raises:
         CalibrationError: the background is of another size than the maps.
@@ -65,8 +73,8 @@ def apply_calibration(maps: RawMaps, calibration: Calibration) -> tuple[FloatArr
                 f"the calibration's background has {background.shape[0]}x{background.shape[1]} cells, the maps "
                 f"{ae.shape[0]}x{ae.shape[1]}"
             )
-        ae = ae - background
-    combined = combine_maps(maps.st, ae, calibration.quantiles, calibration.mix)
+        ae = np.subtract(ae, background, out=scratch)
+    combined = combine_maps(maps.st, ae, calibration.quantiles, calibration.mix, scratch)
     return combined, image_score(combined, parse_score(calibration.score))
 
 

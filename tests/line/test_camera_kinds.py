@@ -20,8 +20,7 @@ from edge_ad_runtime.camera_state import compare
 from edge_ad_runtime.cameras import CameraSettings, parse_camera, v4l2
 from edge_ad_runtime.cameras import opencv as opencv_module
 from edge_ad_runtime.cameras.adjusted import DeviceSource, source_state
-from edge_ad_runtime.cameras.base import CameraSource
-from edge_ad_runtime.cameras.capture import to_rgb
+from edge_ad_runtime.cameras.base import CameraSource, Frame
 from edge_ad_runtime.cameras.csi import argus_pipeline, csi_opener, is_jetson, is_raspberry_pi
 from edge_ad_runtime.cameras.genicam import (
     DeviceClock,
@@ -190,7 +189,7 @@ def test_a_captures_frame_is_its_own(peer: Peer) -> None:
             assert capture.grab() is not None
             capture.retrieve()
         np.testing.assert_array_equal(shot.pixels, before)
-        assert corners(to_rgb(shot)) == "rgbn"
+        assert corners(Frame(shot.pixels, 0, t_ns, "", shot.order).image) == "rgbn"
         # Frames that nobody decodes must not use up the device's buffers.
         for _ in range(8):
             assert capture.grab() is not None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 
-from edge_ad_runtime.calibration import Calibration, Mix, Quantiles, parse_mix
+from edge_ad_runtime.calibration import Calibration, Mix, Quantiles, background_of, parse_mix
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.errors import CalibrationError, InputError
 from edge_ad_runtime.score_rule import ScoreRule, parse_score
@@ -38,6 +39,31 @@ def test_inputs_are_left_alone() -> None:
     st, ae = np.ones((2, 4, 4), np.float32)
     combine_maps(st, ae, QUANTILES, Mix())
     assert (st == 1).all() and (ae == 1).all()
+
+
+@pytest.mark.parametrize("with_background", [False, True])
+@pytest.mark.parametrize("text", ["max", "mean", "topk:3", "percentile:90"])
+def test_scratch_changes_no_bit_and_nothing_of_the_caller(with_background: bool, text: str) -> None:
+    rng = np.random.default_rng(0)
+    scratch = np.full((7, 5), np.nan, np.float32)
+    for _ in range(50):
+        st, ae, back = rng.random((3, 7, 5)).astype(np.float32)
+        record = msgspec.structs.replace(
+            calibration(0.5),
+            score=text,
+            mix=Mix(0.3, 0.7),
+            background=background_of(back) if with_background else None,
+        )
+        maps = RawMaps(st.copy(), ae.copy())
+        maps.st.flags.writeable = maps.ae.flags.writeable = False
+        expected, score = apply_calibration(maps, record)
+        combined, with_scratch = apply_calibration(maps, record, scratch)
+        assert with_scratch == score
+        assert combined.tobytes() == expected.tobytes()
+        assert not np.shares_memory(combined, scratch)
+        scratch[:] = np.nan
+        assert combined.tobytes() == expected.tobytes()
+        assert (maps.st == st).all() and (maps.ae == ae).all()
 
 
 @pytest.mark.parametrize("cell", [(0, 0), (0, 55), (55, 0), (55, 55), (30, 30)])

@@ -7,7 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import cv2
+import numpy as np
 
 from edge_ad_runtime.errors import ImageError
 from edge_ad_runtime.stopping import StopRequest
@@ -26,7 +29,8 @@ WAIT_STEP_S = 0.05
 class Frame:
     """One image of a source.
 
-    ``image`` is ``uint8 HxWx3`` RGB; ``index`` counts the frames of this opening from 0, dropped ones
+    ``pixels`` are ``uint8 HxWx3`` with the colours in ``order``, as the device gave them; nobody writes into them any
+    more. ``index`` counts the frames of this opening from 0, dropped ones
     included. ``source`` names the file, or the device without credentials. ``t_ns`` is monotonic time:
 
     ===============  ==============================================================================
@@ -44,10 +48,26 @@ class Frame:
     (:class:`edge_ad_runtime.tracking.picking.PickSettings`).
     """
 
-    image: Image
+    pixels: Image
     index: int
     t_ns: int
     source: str
+    order: Literal["RGB", "BGR"] = "RGB"
+
+    @property
+    def image(self) -> Image:
+        """The image, ``uint8 HxWx3`` RGB, contiguous; converted anew each time where the device gave BGR."""
+        if self.order == "RGB":
+            return self.pixels
+        return np.asarray(cv2.cvtColor(self.pixels, cv2.COLOR_BGR2RGB), np.uint8)
+
+    @property
+    def view(self) -> Image:
+        """The image, ``uint8 HxWx3`` RGB, without a copy: not contiguous where the device gave BGR.
+
+        :func:`edge_ad_runtime.preprocess.preprocess` puts the colours of such an image in order when it is small.
+        """
+        return self.pixels if self.order == "RGB" else self.pixels[:, :, ::-1]
 
 
 class FrameError(ImageError):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import cv2
-import numpy as np
-
 from edge_ad_runtime.types import Image
 
 
@@ -51,10 +48,3 @@ class Capture(Protocol):
     def release(self) -> None:
         """Close the device."""
         ...
-
-
-def to_rgb(shot: Shot) -> Image:
-    """The frame in RGB. This is the only place where the order of colours changes."""
-    if shot.order == "RGB":
-        return shot.pixels
-    return np.asarray(cv2.cvtColor(shot.pixels, cv2.COLOR_BGR2RGB), np.uint8)

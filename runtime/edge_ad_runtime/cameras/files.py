@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 
 from edge_ad_runtime.cameras.base import Camera, Frame, FrameError, pause
-from edge_ad_runtime.cameras.capture import to_rgb
 from edge_ad_runtime.cameras.opencv import OpenCvCapture
 from edge_ad_runtime.cameras.settings import TURN_KEYS, CameraSettings, turn
 from edge_ad_runtime.errors import CameraError, ImageError
@@ -83,9 +82,10 @@ class VideoFileCamera(Camera):
         self._index += 1
         source = f"{self.name}#{index}"
         try:
-            return Frame(to_rgb(self._capture.retrieve()), index, t_ns, source)
+            shot = self._capture.retrieve()
         except ImageError as error:
             raise FrameError(f"{source}: {error}", index, t_ns, source) from error
+        return Frame(shot.pixels, index, t_ns, source, shot.order)
 
     def close(self) -> None:
         if self._capture is not None:
@@ -109,7 +109,7 @@ class TurnedCamera(Camera):
     def read(self) -> Frame | None:
         self._camera.on_wait = self.on_wait
         frame = self._camera.read()
-        return None if frame is None else replace(frame, image=turn(frame.image, self._settings))
+        return None if frame is None else replace(frame, pixels=turn(frame.pixels, self._settings))
 
     def close(self) -> None:
         self._camera.close()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from edge_ad_runtime.cameras.base import WAIT_STEP_S, Camera, Frame, FrameError
-from edge_ad_runtime.cameras.capture import Capture, Shot, to_rgb
+from edge_ad_runtime.cameras.capture import Capture, Shot
 from edge_ad_runtime.cameras.triggered import (
     BACKLOG,
     OPEN_PATIENCE_S,
@@ -72,7 +72,7 @@ class LiveCamera(Camera):
         index, shot = taken
         if isinstance(shot, FrameError):
             raise shot
-        return Frame(to_rgb(shot), index, shot.t_ns, shot.source)
+        return Frame(shot.pixels, index, shot.t_ns, shot.source, shot.order)
 
     def _take(self) -> tuple[int, Shot | FrameError] | None:
         """The newest frame if there is one that is not too old."""

@@ -192,4 +192,4 @@ class _DirectCamera(Camera):
             shot = self._capture.retrieve()
         except ImageError as error:
             raise FrameError(str(error), index, t_ns, self.name) from error
-        return Frame(shot.pixels, index, shot.t_ns, shot.source)
+        return Frame(shot.pixels, index, shot.t_ns, shot.source, shot.order)

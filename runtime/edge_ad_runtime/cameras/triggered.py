@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from edge_ad_runtime.cameras.base import Camera, CameraSource, Frame, FrameError
-from edge_ad_runtime.cameras.capture import Capture, Shot, to_rgb
+from edge_ad_runtime.cameras.capture import Capture, Shot
 from edge_ad_runtime.cameras.statistics import FrameStats, FrameTimes
 from edge_ad_runtime.errors import CameraError, ImageError
 from edge_ad_runtime.tracking.picking import FramePicker, Miss, PickSettings
@@ -241,7 +241,7 @@ class TriggeredCamera(PartCamera):
                 return item
             self._undelivered -= 1
         shot = item.shot
-        return PartFrame(item.part, Frame(to_rgb(shot), item.index, shot.t_ns, shot.source))
+        return PartFrame(item.part, Frame(shot.pixels, item.index, shot.t_ns, shot.source, shot.order))
 
     @property
     def opened(self) -> bool:

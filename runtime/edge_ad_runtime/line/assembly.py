@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 from edge_ad_runtime.cameras import CameraSource, parse_camera
-from edge_ad_runtime.cameras.capture import Shot, to_rgb
+from edge_ad_runtime.cameras.capture import Shot
 from edge_ad_runtime.cameras.motion import MotionTrigger
 from edge_ad_runtime.cameras.triggered import PartCameraSource, TriggeredSource
 from edge_ad_runtime.errors import ImageError, InputError
@@ -183,7 +183,7 @@ class MotionEye:
 
     def watch(self, shot: Shot) -> None:
         """A frame is there."""
-        crossings = self._motion.frame(to_rgb(shot), shot.t_ns)
+        crossings = self._motion.frame(shot.pixels, shot.t_ns)
         self._latest_ns = shot.t_ns
         for t_ns in crossings:
             self._link.tell(SoftTrigger(t_ns))

@@ -18,7 +18,9 @@ class PartInspector(Protocol):
 
     calibration: Calibration
 
-    def inspect(self, image: Image) -> Inspection: ...
+    def inspect(self, image: Image) -> Inspection:
+        """Score an image, ``uint8 HxWx3`` RGB; as a camera's colours may lie in another order, of any strides."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,7 @@ class _Station(ABC):
         changed, self._camera_here = here is not self._camera_here, here
         if changed:
             self._alive(now=True)
-        if here:
+        if here and not self.ready.is_set():
             self.ready.set()
 
     def _record(
@@ -292,7 +292,7 @@ class FreeStation(_Station):
             if frame is None:
                 return "stop" if self._stop.requested else "source"
             self._set_camera(True, self._source.name)
-            self._settle(judge(self._inspector, frame.image), frame.t_ns, frame.source)
+            self._settle(judge(self._inspector, frame.view), frame.t_ns, frame.source)
         return "stop"
 
     def _settle(self, judgement: Judgement, t_ns: int, source: str) -> None:
@@ -442,7 +442,7 @@ class TriggeredStation(_Station):
                 # It has passed the ejector: the time is better spent on the next one.
                 self._asked.pop(item.part, None)
                 return
-        judgement = judge(self._inspector, item.frame.image)
+        judgement = judge(self._inspector, item.frame.view)
         self._frames += 1
         self._answer(item.part, judgement, item.frame.source)
 

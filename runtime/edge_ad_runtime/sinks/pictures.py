@@ -116,7 +116,7 @@ class PictureStore(QueuedSink[_Picture]):
     def save(self, event: PartEvent, image: Image, anomaly_map: FloatArray | None = None) -> None:
         """Keep a part's picture if it is one of those to keep; never waits.
 
-        ``image`` (``uint8 HxWx3`` RGB) and ``anomaly_map`` (``float32 hxw``) are not copied and must not be changed
+        ``image`` (``uint8 HxWx3`` RGB of any strides) and ``anomaly_map`` (``float32 hxw``) are not copied and must not be changed
         afterwards.
         """
         if self._wants(event):
@@ -172,7 +172,9 @@ class PictureStore(QueuedSink[_Picture]):
             # The fastest: on camera noise, better compression gains little.
             "png": [cv2.IMWRITE_PNG_COMPRESSION, 1],
         }[self._config.format]
-        good, data = cv2.imencode(f".{self._config.format}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+        # A view of what the camera gave as BGR needs no conversion.
+        bgr = image[:, :, ::-1] if image.strides[2] < 0 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        good, data = cv2.imencode(f".{self._config.format}", bgr, options)
         if not good:
             raise OSError("the picture cannot be encoded")
         return data.tobytes()
