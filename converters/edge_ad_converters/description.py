@@ -38,7 +38,8 @@ class NetsDescription:
     """Teacher, student and autoencoder as plain layers.
 
     The student's first ``shared`` convolutions are the teacher's and not repeated in ``student``. The
-    student's last layer gives first the imitation of the teacher, then that of the autoencoder.
+    student's last layer gives first the imitation of the teacher (as many channels as the teacher has), then
+    that of the autoencoder (as many as that has; the two may differ).
     ``teacher_mean`` and ``teacher_std`` (``float32 C``) normalize the teacher's output. The image is divided
     by 255, then normalized with ``image_mean`` and ``image_std``.
     """

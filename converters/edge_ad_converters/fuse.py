@@ -151,20 +151,21 @@ def _take_image(layer: ConvLayer, nets: NetsDescription, centred: bool) -> ConvL
 def _heads(nets: NetsDescription, teacher: ConvLayer, student: ConvLayer) -> tuple[nn.Conv2d, nn.Conv2d]:
     """The convolutions that give ``T - S_st`` over [teacher; student] and ``A - S_ae`` over [autoencoder; student]."""
     channels = teacher.weight.shape[0]
+    last = nets.decoder[-1].layer
     sigma, mu = nets.teacher_std.double(), nets.teacher_mean.double()
     t_weight = teacher.weight.double() / sigma.view(-1, 1, 1, 1)
     t_bias = (teacher.bias.double() - mu) / sigma
     s_weight, s_bias = student.weight.double(), student.bias.double()
     st_weight = torch.cat((t_weight, -s_weight[:channels]), 1)
     st_bias = t_bias - s_bias[:channels]
-    last = nets.decoder[-1].layer
     ae_weight = torch.cat((_fitted(last.weight.double(), s_weight.shape[-1]), -s_weight[channels:]), 1)
     ae_bias = last.bias.double() - s_bias[channels:]
-    rotation = _rotation(channels)
-    return tuple(  # type: ignore[return-value]
-        _conv(torch.einsum("oc,cikl->oikl", rotation, w).float(), (rotation @ b).float())
-        for w, b in ((st_weight, st_bias), (ae_weight, ae_bias))
-    )
+    return _rotated(st_weight, st_bias), _rotated(ae_weight, ae_bias)
+
+
+def _rotated(weight: Tensor, bias: Tensor) -> nn.Conv2d:
+    rotation = _rotation(len(bias))
+    return _conv(torch.einsum("oc,cikl->oikl", rotation, weight).float(), (rotation @ bias).float())
 
 
 def _fitted(weight: Tensor, kernel: int) -> Tensor:
