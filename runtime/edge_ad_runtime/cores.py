@@ -92,6 +92,12 @@ def stay_on(cores: Sequence[int]) -> tuple[int, ...]:
     return before
 
 
+def beside(before: Sequence[int]) -> tuple[int, ...]:
+    """Of the cores that the calling thread had ``before`` those that it has no more; all of them where none is left over.
+    A process that it starts there does not wait for it."""
+    return tuple(sorted(set(before) - set(usable_cores()))) or tuple(before)
+
+
 def cpu_model() -> str:
     """The processor's name as the kernel tells it, else its architecture."""
     try:

@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from edge_ad_runtime.cores import stay_on, usable_cores
+from edge_ad_runtime.engines import EngineOptions
 from edge_ad_runtime.errors import BundleError, EdgeAdError, InputError
 from edge_ad_runtime.inspector import Inspector, open_inspector
 from edge_ad_runtime.preprocess import PreprocessSpec
@@ -79,6 +81,7 @@ def time_bundles(
     threads: int | None = None,
     image: Image | None = None,
     after_round: Callable[[], None] = lambda: None,
+    options: Sequence[EngineOptions | None] | None = None,
 ) -> list[BundleTiming]:
     """Time bundles in one process, each once per round, so that the machine's drift hits all alike.
 
@@ -90,6 +93,7 @@ def time_bundles(
         threads: CPU threads of each engine; None lets it use all cores.
         image: the camera image, ``uint8 HxWx3`` RGB; None takes :func:`noise_frame`.
         after_round: called after each round, to show progress.
+        options: of each bundle's engine; None are the engines' defaults.
 
     Raises:
         InputError: no bundle, no round, or the image does not hold a bundle's region of interest.
@@ -97,21 +101,29 @@ def time_bundles(
     """
     if not paths or rounds < 1:
         raise InputError("timing needs at least one bundle and one round")
-    inspectors = [open_inspector(path, threads=threads) for path in paths]
+    chosen = options or [None] * len(paths)
+    home = usable_cores()
+    inspectors = []
+    for path, own in zip(paths, chosen, strict=True):
+        inspectors.append(open_inspector(path, threads=threads, options=own))
+        _stay(home)
     frame = noise_frame([i.bundle.manifest.preprocess for i in inspectors]) if image is None else image
     for inspector in inspectors:
         inspector.inspect(frame)
-    memory = [resident_memory(path, threads) for path in paths]
+    memory = [resident_memory(path, threads, own) for path, own in zip(paths, chosen, strict=True)]
     engine_ns: list[list[int]] = [[] for _ in paths]
     total_ns: list[list[int]] = [[] for _ in paths]
     for number in range(rounds):
         for place in range(len(paths)):
             which = (number + place) % len(paths)
             time.sleep(_PAUSE_S)
+            own = chosen[which]
+            _stay(home if own is None or own.cpus is None else own.cpus)
             inspection = inspectors[which].inspect(frame)
             engine_ns[which].append(inspection.engine_ns)
             total_ns[which].append(inspection.total_ns)
         after_round()
+    _stay(home)
     first = np.asarray(engine_ns[0], float)
     return [
         _bundle_timing(path, inspector, engine, total, float(np.median(engine / first)), rss)
@@ -119,6 +131,12 @@ def time_bundles(
             paths, inspectors, engine_ns, total_ns, memory, strict=True
         )
     ]
+
+
+def _stay(cores: Sequence[int]) -> None:
+    """The calling thread computes, too; only where it is moved at all, for not every system can."""
+    if usable_cores() != tuple(cores):
+        stay_on(cores)
 
 
 def _bundle_timing(
@@ -140,7 +158,9 @@ def _bundle_timing(
     )
 
 
-def resident_memory(path: Path, threads: int | None = None) -> int | None:
+def resident_memory(
+    path: Path, threads: int | None = None, options: EngineOptions | None = None
+) -> int | None:
     """Resident bytes of a new process that has opened the bundle and inspected a few camera images.
 
     None where the system does not tell (no ``/proc``).
@@ -148,7 +168,8 @@ def resident_memory(path: Path, threads: int | None = None) -> int | None:
     Raises:
         BundleError: the bundle cannot be opened in a process of its own.
     """
-    command = [sys.executable, "-m", "edge_ad_runtime.timing", str(path), str(threads or 0)]
+    told = msgspec.json.encode(options).decode()
+    command = [sys.executable, "-m", "edge_ad_runtime.timing", str(path), str(threads or 0), told]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise BundleError(f"{path}: measuring its memory failed: {done.stderr.strip()[-500:]}")
@@ -164,8 +185,8 @@ def _own_resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGESIZE")
 
 
-def _measure_memory(path: Path, threads: int | None) -> None:
-    inspector = open_inspector(path, threads=threads)
+def _measure_memory(path: Path, threads: int | None, options: EngineOptions | None) -> None:
+    inspector = open_inspector(path, threads=threads, options=options)
     frame = noise_frame([inspector.bundle.manifest.preprocess])
     for _ in range(_MEMORY_RUNS):
         inspector.inspect(frame)
@@ -174,6 +195,10 @@ def _measure_memory(path: Path, threads: int | None) -> None:
 
 if __name__ == "__main__":
     try:
-        _measure_memory(Path(sys.argv[1]), int(sys.argv[2]) or None)
+        _measure_memory(
+            Path(sys.argv[1]),
+            int(sys.argv[2]) or None,
+            msgspec.json.decode(sys.argv[3], type=EngineOptions | None),
+        )
     except EdgeAdError as problem:
         sys.exit(str(problem))

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -376,23 +376,25 @@ class ProcessGuard(_Link):
     own state lets it.
     """
 
-    def __init__(self, config: GuardConfig, state: Path) -> None:
+    def __init__(self, config: GuardConfig, state: Path, cpus: Sequence[int] | None = None) -> None:
         """Find or start the guard.
 
         Args:
             config: what it does.
             state: the device's writable folder; the line gets a folder of its own in it.
+            cpus: the cores on which a guard that is started runs; None are those of the calling thread.
 
         Raises:
             OutputError: it cannot be started, or another scorer runs the line.
         """
         self._config = config
+        self._cpus = None if cpus is None else tuple(cpus)
         self._folder = (state / "lines" / config.line).absolute()
         make_folder(self._folder)
         self.realtime = False
         self.taken_over = False
         self._left = False
-        super().__init__(self._find_or_start(Start(config, os.fspath(self._folder))))
+        super().__init__(self._find_or_start(Start(config, os.fspath(self._folder), cpus=self._cpus)))
 
     def leave(self) -> None:
         with self._sending:
@@ -487,7 +489,9 @@ class ProcessGuard(_Link):
         while True:
             # After its scorer's last part a guard is still renewed once, for the sake of the outputs' safe states.
             last_try = self._is_ending.is_set()
-            start = Start(self._config, os.fspath(self._folder), self._last_part + 1, patient=True)
+            start = Start(
+                self._config, os.fspath(self._folder), self._last_part + 1, patient=True, cpus=self._cpus
+            )
             try:
                 wire = self._find_or_start(start)
             except (EdgeAdError, OSError) as error:

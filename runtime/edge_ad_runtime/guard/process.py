@@ -55,12 +55,13 @@ _log = logging.getLogger(__name__)
 
 class Start(msgspec.Struct, frozen=True):
     """What the process is told: its configuration, and the folder for its socket. ``first_part`` and ``patient`` are those
-    of :class:`edge_ad_runtime.guard.core.Guard`."""
+    of :class:`edge_ad_runtime.guard.core.Guard`. ``cpus`` are the cores to run on; None are those of the parent."""
 
     config: GuardConfig
     folder: str
     first_part: int = 1
     patient: bool = False
+    cpus: tuple[int, ...] | None = None
 
 
 class Started(msgspec.Struct, frozen=True):
@@ -87,6 +88,14 @@ def parse_parts(config: GuardConfig) -> GuardParts:
         encoder=None if config.encoder is None else parse_encoder(config.encoder),
         belt=None if config.belt is None else parse_belt(config.belt),
     )
+
+
+def _run_on(cpus: tuple[int, ...]) -> None:
+    """Leave the scorer's cores; a guard on these cores is better than none."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except (OSError, ValueError) as error:
+        _log.debug("not on the cores %s: %s", cpus, error)
 
 
 def be_prompt(priority: int) -> bool:
@@ -174,6 +183,8 @@ def main() -> int:
     try:
         lock = _lock(folder)
         parts = parse_parts(start.config)
+        if start.cpus is not None:
+            _run_on(start.cpus)
         realtime = be_prompt(start.config.priority)
         writer = _log_to(folder / LOG)
         listener = _listen(folder)

@@ -88,6 +88,7 @@ class Line:
         stop: StopRequest | None = None,
         limit: int | None = None,
         on_part: Callable[[PartEvent], None] | None = None,
+        guard_cpus: Sequence[int] | None = None,
     ) -> None:
         """Open the records and the guard.
 
@@ -99,6 +100,7 @@ class Line:
             stop: ends the run between two parts when requested.
             limit: ends the run after this many parts.
             on_part: is told of every part after its verdict has gone to the guard.
+            guard_cpus: the cores of a guard that is a process; None are those of the calling thread.
 
         Raises:
             InputError: a text is not understood.
@@ -117,7 +119,7 @@ class Line:
             sinks.extend(parse_sink(text).open() for text in config.records.sinks)
             if config.pictures is not None:
                 pictures = PictureStore(config.pictures.config, _placement(config, inspector))
-            self._link = _open_guard(guard, devices, state)
+            self._link = _open_guard(guard, devices, state, guard_cpus)
         except BaseException:
             for sink in sinks:
                 sink.close()
@@ -244,7 +246,9 @@ def latency_ns(inspector: Inspector) -> int:
     return worst
 
 
-def _open_guard(config: GuardConfig, devices: Devices, state: Path | None) -> GuardLink:
+def _open_guard(
+    config: GuardConfig, devices: Devices, state: Path | None, cpus: Sequence[int] | None
+) -> GuardLink:
     if devices.own:
         texts = parse_parts(config)
         return ThreadGuard(
@@ -260,7 +264,7 @@ def _open_guard(config: GuardConfig, devices: Devices, state: Path | None) -> Gu
     if not config.outputs and config.heartbeat is None and config.track is None:
         # Nothing to guard.
         return ThreadGuard(config, GuardParts(outputs=()))
-    return ProcessGuard(config, state or default_state_dir())
+    return ProcessGuard(config, state or default_state_dir(), cpus)
 
 
 def _placement(config: LineConfig, inspector: PartInspector) -> PreprocessSpec | None:

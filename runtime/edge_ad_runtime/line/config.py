@@ -19,6 +19,7 @@ from msgspec import Meta
 
 from edge_ad_runtime.cameras.motion import MotionSettings
 from edge_ad_runtime.cameras.settings import SETTINGS_KEYS, CameraSettings
+from edge_ad_runtime.cores import parse_cores
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.guard.config import GuardConfig
 from edge_ad_runtime.line.section import NAME, Problem, Section
@@ -486,12 +487,22 @@ class ThresholdSection(Section, frozen=True, kw_only=True):
 
 
 class ScorerSection(Section, frozen=True, kw_only=True):
-    """``[scorer]``: the engine's ``threads`` (None: all cores) and the scoring process's niceness."""
+    """``[scorer]``: the engine's ``threads`` (None: as tuned, or one for each core); ``cpus``, the cores on which the
+    scoring process stays (None: all), in the form of :func:`edge_ad_runtime.cores.parse_cores`; and its niceness."""
 
     table: ClassVar[str] = "scorer"
 
     threads: Annotated[int, Meta(ge=1, le=1024)] | None = None
+    cpus: Text | None = None
     nice: Annotated[int, Meta(ge=-20, le=19)] = 0
+
+    def rules(self) -> Iterator[Problem]:
+        if self.cpus is None:
+            return
+        if (why := _refused(parse_cores, self.cpus)) is not None:
+            yield Problem("cpus", why)
+        elif self.threads is not None and self.threads > (count := len(parse_cores(self.cpus))):
+            yield Problem("threads", f"are more than the {count} of cpus; give as many, or leave threads out")
 
 
 class LineConfig(Section, frozen=True, kw_only=True):

@@ -20,6 +20,7 @@ import numpy as np
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration, Quantiles
 from edge_ad_runtime.cameras.live import LiveSource
+from edge_ad_runtime.cores import beside, parse_cores, stay_on, usable_cores
 from edge_ad_runtime.errors import EdgeAdError
 from edge_ad_runtime.inspector import Inspection, Inspector
 from edge_ad_runtime.line.assembly import Devices, Line, patience_ns
@@ -111,6 +112,9 @@ def main() -> int:
         try:
             if plan.line.scorer.nice:
                 os.nice(plan.line.scorer.nice)
+            cores = usable_cores()
+            if plan.line.scorer.cpus is not None:
+                stay_on(parse_cores(plan.line.scorer.cpus))
             rng = random.Random(f"{plan.seed}/{time.monotonic_ns()}")
             inspector, config = _inspector(plan, rng), plan.line
             if plan.kinds & {Kind.SLOW, Kind.ENGINE}:
@@ -131,6 +135,7 @@ def main() -> int:
                 devices=Devices(camera=source),
                 stop=stop,
                 on_part=lambda event: teller.tell(PartDone(event)),
+                guard_cpus=beside(cores),
             )
 
             def tell_ready() -> None:

@@ -33,6 +33,7 @@ VERBS: dict[str, tuple[str, str | None]] = {
     "run": ("Inspect parts from a camera and drive the reject outputs.", None),
     "recalibrate": ("Refit quantiles and threshold from good parts on the device.", None),
     "rollback": ("Return to the previous calibration.", None),
+    "tune": ("Find the fastest engine options for a bundle on this machine.", None),
     "bench": ("Time bundles against each other on this machine.", None),
 }
 

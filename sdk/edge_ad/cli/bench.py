@@ -10,6 +10,8 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_ad.cli.tuned import tuned_options
+from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.timing import BundleTiming, time_bundles
 
@@ -17,7 +19,9 @@ from edge_ad_runtime.timing import BundleTiming, time_bundles
 @click.command("bench")
 @click.argument("bundles", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--rounds", type=click.IntRange(1), default=100, show_default=True, help="Runs of each bundle.")
-@click.option("--threads", type=click.IntRange(1), help="CPU threads of each engine [default: all cores].")
+@click.option(
+    "--threads", type=click.IntRange(1), help="CPU threads of each engine [default: as tuned, or all cores]."
+)
 @click.option(
     "--image",
     type=click.Path(path_type=Path),
@@ -31,18 +35,26 @@ def command(
 
     Every round runs each bundle once, in an order that rotates, so that the machine's drift hits all
     alike. Engine is the network alone; end to end adds the preprocessing of a camera image, the scoring and
-    the verdict. Memory is that of a process of its own with the bundle open.
+    the verdict. Memory is that of a process of its own with the bundle open. What 'edge-ad tune' chose for a bundle is
+    used, unless --threads is given.
     """
     frame = None if image is None else read_image(image)
+    options = [tuned_options(open_bundle(path), threads) for path in bundles]
     with click.progressbar(length=rounds, label="timing", file=sys.stderr) as bar:
         timings = time_bundles(
-            bundles, rounds=rounds, threads=threads, image=frame, after_round=lambda: bar.update(1)
+            bundles,
+            rounds=rounds,
+            threads=threads,
+            image=frame,
+            after_round=lambda: bar.update(1),
+            options=options,
         )
     if as_json:
         result = {
             "bundles": timings,
             "rounds": rounds,
             "threads": threads,
+            "options": options,
             "image": None if image is None else str(image),
             "machine": platform.machine(),
             "cpus": len(os.sched_getaffinity(0)),

@@ -9,19 +9,22 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_ad.cli.tuned import tuned_options
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.cameras import redact
+from edge_ad_runtime.cores import parse_cores, stay_on, usable_cores
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.guard.directory import end_guard, find_guards
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.line.check import check_bundle, check_line
-from edge_ad_runtime.line.config import LineConfig, OutputSection, TravelSection, pick_settings
+from edge_ad_runtime.line.config import LineConfig, OutputSection, ScorerSection, TravelSection, pick_settings
 from edge_ad_runtime.line.devices import camera_device, link_target, missing_devices, resolved, shared_wires
 from edge_ad_runtime.line.drawing import draw_svg, draw_text
 from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
 from edge_ad_runtime.line.section import Problem
 from edge_ad_runtime.line.timeline import Measured, Timeline, timeline
+from edge_ad_runtime.line.together import check_together
 from edge_ad_runtime.state import default_state_dir
 from edge_ad_runtime.timing import noise_frame, percentiles
 from edge_ad_runtime.tracking.picking import PickSettings
@@ -40,7 +43,7 @@ def command() -> None:
 
 
 @command.command("check")
-@click.argument("line_file", metavar="LINE", type=click.Path(path_type=Path))
+@click.argument("line_files", metavar="LINE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "--bundle",
     "bundle_path",
@@ -57,24 +60,58 @@ def command() -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(
-    line_file: Path, bundle_path: Path | None, no_devices: bool, svg_path: Path | None, as_json: bool
+    line_files: tuple[Path, ...],
+    bundle_path: Path | None,
+    no_devices: bool,
+    svg_path: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what LINE says, draw the timing of one part, and say what is wrong.
 
     Errors and warnings come with the line and the key where they stand. Exit code 1 if there are errors. No output is
-    driven and no camera opened.
+    driven and no camera opened. Several LINEs are lines that run on this machine at the same time: what they claim together
+    is checked, too. With --json each LINE gives one line of JSON.
     """
+    if svg_path is not None and len(line_files) > 1:
+        raise click.UsageError("--svg draws the timing of one LINE")
     if svg_path is not None and not svg_path.absolute().parent.is_dir():
         raise InputError(f"{svg_path}: there is no folder {svg_path.parent}")
+    read = [_read(path, as_json) for path in line_files]
+    files = [file for file in read if file is not None]
+    bundle = None if bundle_path is None else open_bundle(bundle_path)
+    together = (
+        check_together([file.config for file in files], usable_cores())
+        if len(files) > 1
+        else [[]] * len(files)
+    )
+    sound = len(files) == len(read)
+    for file, shared in zip(files, together, strict=True):
+        sound = _check_one(file, shared, bundle, no_devices, svg_path, as_json) and sound
+    if not sound:
+        sys.exit(1)
+
+
+def _read(path: Path, as_json: bool) -> LineFile | None:
+    """A line file; None where it cannot be read and that was told as JSON."""
     try:
-        file = read_line_file(line_file)
+        return read_line_file(path)
     except LineFileError as error:
         if not as_json:
             raise
-        _print_json(str(line_file), list(error.problems), [], None)
-        sys.exit(1)
+        _print_json(str(path), list(error.problems), [], None)
+        return None
+
+
+def _check_one(
+    file: LineFile,
+    shared: list[Problem],
+    bundle: Bundle | None,
+    no_devices: bool,
+    svg_path: Path | None,
+    as_json: bool,
+) -> bool:
+    """Check a line and tell the result; returns whether there is no error. ``shared`` is what other lines claim, too."""
     line = file.config
-    bundle = None if bundle_path is None else open_bundle(bundle_path)
     measured = Measured() if bundle is None else _measure(bundle, line)
     problems = check_line(line, measured)
     if bundle is not None:
@@ -82,22 +119,34 @@ def check(
     problems += shared_wires(line)
     if not no_devices:
         problems += missing_devices(line)
+    problems += shared
     located = sorted(file.locate(problems), key=lambda found: (found[0].level, found[1] or 0))
     times = timeline(line, measured)
     rows = understood(file, bundle, measured)
     if svg_path is not None:
         write_atomically(svg_path, draw_svg(times, line.name).encode())
     if as_json:
-        _print_json(str(line_file), located, rows, times)
+        _print_json(str(file.path), located, rows, times)
     else:
-        _print(str(line_file), located, rows, times)
-    if any(problem.level == "error" for problem in problems):
-        sys.exit(1)
+        _print(str(file.path), located, rows, times)
+    return all(problem.level != "error" for problem in problems)
 
 
 def _measure(bundle: Bundle, line: LineConfig) -> Measured:
     """Time inspections of noise at the camera's size, as the line would run them."""
-    inspector = Inspector(bundle, threads=line.scorer.threads)
+    cores = usable_cores()
+    if line.scorer.cpus is not None:
+        stay_on(parse_cores(line.scorer.cpus))
+    try:
+        return _measure_here(bundle, line)
+    finally:
+        if usable_cores() != cores:
+            stay_on(cores)
+
+
+def _measure_here(bundle: Bundle, line: LineConfig) -> Measured:
+    threads = line.scorer.threads
+    inspector = Inspector(bundle, threads=threads, options=tuned_options(bundle, threads))
     inspector.warm_up()
     spec, asked = bundle.manifest.preprocess, line.camera.asked
     frame = noise_frame([spec])
@@ -144,8 +193,15 @@ def understood(file: LineFile, bundle: Bundle | None, measured: Measured) -> lis
         )
     if line.threshold is not None:
         rows.append(("threshold", f"{line.threshold.score:g}, instead of the calibration's"))
-    if line.scorer.threads is not None or line.scorer.nice:
-        rows.append(("scorer", f"{line.scorer.threads or 'all'} threads, nice {line.scorer.nice}"))
+    scorer = line.scorer
+    if scorer != ScorerSection():
+        threads = (
+            "threads as tuned, or one for each core"
+            if scorer.threads is None
+            else f"{scorer.threads} threads"
+        )
+        cpus = "" if scorer.cpus is None else f" on the cores {scorer.cpus}"
+        rows.append(("scorer", f"{threads}{cpus}, nice {scorer.nice}"))
     return rows
 
 

@@ -18,10 +18,11 @@ from edge_ad.cli.calibration_text import (
     state_option,
 )
 from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
+from edge_ad.cli.tuned import tuned_options
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
 from edge_ad_calibration.history import History
 from edge_ad_calibration.session import RecalibrationResult, recalibrate
-from edge_ad_runtime.bundle import Bundle
+from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import MixChoice
 from edge_ad_runtime.camera_state import CameraState, automatic, compare
 from edge_ad_runtime.cameras import CameraSource, FrameError, parse_camera
@@ -84,7 +85,9 @@ def command(
         raise click.UsageError(f"the threshold {threshold} is not a finite number")
     if threshold is not None and false_reject_rate is not None:
         raise click.UsageError("--threshold and --false-reject-rate exclude each other")
-    inspector = open_inspector(bundle, threads=threads)
+    inspector = open_inspector(
+        bundle, threads=threads, options=tuned_options(open_bundle(bundle), threads, state)
+    )
     history = open_history(inspector.bundle, state)
     _check_given_threshold(history, threshold, false_reject_rate)
     names: list[str] = []

@@ -16,16 +16,18 @@ import click
 import msgspec
 
 from edge_ad.cli.camera_check import check_camera
+from edge_ad.cli.tuned import tuned_options
 from edge_ad_calibration.history import History
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.cameras import parse_camera, redact
+from edge_ad_runtime.cores import beside, parse_cores, stay_on, usable_cores
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.events import PartEvent
 from edge_ad_runtime.inspector import Inspector
 from edge_ad_runtime.line.assembly import Devices, Line, camera_source, latency_ns
 from edge_ad_runtime.line.check import camera_kind, check_bundle, check_line
-from edge_ad_runtime.line.config import CameraSection, LineConfig, RecordsSection, ScorerSection, from_options
+from edge_ad_runtime.line.config import CameraSection, LineConfig, RecordsSection, from_options
 from edge_ad_runtime.line.devices import missing_devices, shared_wires
 from edge_ad_runtime.line.reading import LineFile, LineFileError, read_line_file, told
 from edge_ad_runtime.line.summary import LineSummary
@@ -109,11 +111,17 @@ def command(
     with stop_on_signals() as stop, _stop_on_hangup(stop):
         if config.scorer.nice:
             os.nice(config.scorer.nice)
+        cores = usable_cores()
+        if config.scorer.cpus is not None:
+            stay_on(parse_cores(config.scorer.cpus))
         bundle = open_bundle(bundle_path)
         calibration = History(state, bundle).current()
         if config.threshold is not None:
             calibration = msgspec.structs.replace(calibration, threshold=config.threshold.score)
-        inspector = Inspector(bundle, calibration, config.scorer.threads)
+        threads = config.scorer.threads
+        inspector = Inspector(
+            bundle, calibration, threads, options=tuned_options(bundle, threads, state, _say)
+        )
         inspector.self_test()
         if file is not None:
             _check(config, inspector, file)
@@ -128,6 +136,7 @@ def command(
             devices=Devices(camera=source, sinks=(CallableSink(_report_part, "standard error"),)),
             stop=stop,
             limit=limit,
+            guard_cpus=beside(cores),
         )
         _say(_opening(config, inspector, calibration))
         summary = line.run()
@@ -157,7 +166,7 @@ def _config(
             )
         if threads is not None:
             config = msgspec.structs.replace(
-                config, scorer=ScorerSection(threads=threads, nice=config.scorer.nice)
+                config, scorer=msgspec.structs.replace(config.scorer, threads=threads)
             )
         return config
     if camera is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
+from edge_ad.cli.tuned import tuned_options
 from edge_ad_calibration.history import History
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.errors import InputError
@@ -207,7 +208,8 @@ def _truth(bundle_path: Path | None, images: Path | None) -> Truth:
     if bundle_path is None:
         return ImageTruth(images)
     bundle = open_bundle(bundle_path)
-    inspector = Inspector(bundle, History(default_state_dir(), bundle).current())
+    calibration = History(default_state_dir(), bundle).current()
+    inspector = Inspector(bundle, calibration, options=tuned_options(bundle, None))
     inspector.self_test()
     inspector.warm_up()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from edge_ad.cli.calibration_text import json_option, print_json
+from edge_ad.cli.tuned import tuned_options
 from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.errors import BundleError, InputError
 from edge_ad_runtime.inspector import Inspector
@@ -22,7 +23,7 @@ def command(bundle: Path, threads: int | None, as_json: bool) -> None:
         opened = open_bundle(bundle)
         if not opened.golden:
             raise BundleError(f"{bundle}: has no golden samples, so its computation cannot be checked")
-        inspector = Inspector(opened, threads=threads)
+        inspector = Inspector(opened, threads=threads, options=tuned_options(opened, threads))
         worst = inspector.self_test()
     except InputError as error:
         if as_json:
