@@ -10,16 +10,12 @@ import numpy as np
 
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import Calibration
-from edge_ad_runtime.cores import usable_cores
 from edge_ad_runtime.engines import Engine, EngineOptions, RawMaps, open_engine
 from edge_ad_runtime.errors import BundleError, CalibrationError
 from edge_ad_runtime.preprocess import Workspace, preprocess
 from edge_ad_runtime.scoring import apply_calibration, decide
 from edge_ad_runtime.types import FloatArray, Image
 from edge_ad_runtime.verdict import Verdict
-
-# Boards have four cores; more were not measured.
-_RESIZING_THREADS = 4
 
 
 class Inspection(msgspec.Struct, frozen=True):
@@ -81,9 +77,7 @@ class Inspector:
             )
 
         spec = manifest.preprocess
-        self._workspace = Workspace(
-            spec.height, spec.width, min(threads or len(usable_cores()), _RESIZING_THREADS)
-        )
+        self._workspace = Workspace(spec.height, spec.width)
         self._scratch: FloatArray = np.empty((manifest.map_height, manifest.map_width), np.float32)
 
     def raw_maps(self, image: Image) -> RawMaps:
