@@ -24,7 +24,13 @@ import torch
 from torch import Tensor
 
 from edge_ad.checkpoint import load_module, load_tensors, save_tensors
-from edge_ad.nets.architecture import architecture
+from edge_ad.nets.architecture import (
+    AutoencoderKind,
+    architecture,
+    autoencoder_spec,
+    check_directions,
+    check_shared_layers,
+)
 from edge_ad.nets.model import EfficientAdNets, normalize, to_tensor
 from edge_ad_runtime.calibration import (
     PAPER_MIX,
@@ -63,6 +69,13 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         preprocess: the nets' input.
         padded: the patch description networks pad, so that the map reaches the image's border.
         teacher_channels: descriptors' length; None is the size's own.
+        directions: the principal directions of the teacher's output that are learned, as asked for: how many,
+            or the share of the energy that they keep; ``teacher_channels`` is what that came to. None: all
+            channels as they are.
+        projected_from: the teacher's channels before the projection on these directions.
+        shared_layers: leading convolutions that the student takes, frozen, from the teacher; None is the
+            size's own.
+        autoencoder: its kind; None is the size's own.
         steps: training steps; in a finished run those that the nets have seen; 0 for imported nets.
         batch: images a step.
         rate: Adam's learning rate.
@@ -104,6 +117,10 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     seed: int
     padded: bool = False
     teacher_channels: int | None = None
+    directions: int | float | None = None
+    projected_from: int | None = None
+    shared_layers: int | None = None
+    autoencoder: AutoencoderKind | None = None
     autoencoder_rate: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     score: str = "max"
@@ -124,6 +141,12 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise RunError(f"the validation share {self.validation} must lie between 0 and 1")
         if self.patience is not None and self.patience < 1:
             raise RunError(f"the patience {self.patience} must be at least 1 evaluation point")
+        if (self.directions is None) != (self.projected_from is None):
+            raise RunError("directions and projected_from belong together")
+        if self.directions is not None:
+            check_directions(self.directions, self.projected_from)
+        if self.shared_layers is not None:
+            check_shared_layers(self.size, self.shared_layers)
         parse_score(self.score)
 
 
@@ -151,8 +174,13 @@ class Run(msgspec.Struct, frozen=True):
 def build_nets(config: RunConfig) -> EfficientAdNets:
     """The networks of a run with fresh weights."""
     spec, shape = config.preprocess, architecture(config.size)
+    shape = dataclasses.replace(shape, projected_from=config.projected_from)
     if config.teacher_channels is not None:
         shape = dataclasses.replace(shape, teacher_channels=config.teacher_channels)
+    if config.shared_layers is not None:
+        shape = dataclasses.replace(shape, shared_layers=config.shared_layers)
+    if config.autoencoder is not None:
+        shape = dataclasses.replace(shape, autoencoder=autoencoder_spec(config.size, config.autoencoder))
     return EfficientAdNets(shape, (spec.height, spec.width), config.padded)
 
 

@@ -4,7 +4,8 @@
 
 Each run keeps its raw maps of the test images, so that image scores and mixes are compared without training
 again. A run that has results in OUT already is not done again. ``--workers`` trainings run at a time, one
-thread each.
+thread each. A variant whose first option is ``@MODULE`` is trained by ``python -m MODULE`` in place of
+``edge-ad``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,12 @@ from typing import Any
 import numpy as np
 
 from edge_ad.data import read_dataset
+from edge_ad.describe import describe
 from edge_ad.evaluation.evaluate import evaluate
 from edge_ad.run_folder import open_run, open_scorer
+from edge_ad_converters.cost import gmac
+from edge_ad_converters.fuse import fuse
+from edge_ad_converters.onnx_float import export_onnx
 from edge_ad_runtime.errors import EdgeAdError
 from edge_ad_runtime.images import read_image
 
@@ -53,9 +58,12 @@ def do(case: Case, out: Path) -> dict[str, Any]:
         return dict(json.loads((folder / RESULT).read_text()))
     folder.mkdir(parents=True, exist_ok=True)
     run = folder / "run"
+    program, options = ["edge-ad"], case.options
+    for own in [o for o in options if o.startswith("@")]:
+        program, options = [sys.executable, "-m", own[1:]], tuple(o for o in options if o != own)
     command = [
-        "edge-ad", "train", str(case.data), "-o", str(run), "--seed", str(case.seed), "--steps",
-        str(case.steps), "--threads", "1", *case.options,
+        *program, "train", str(case.data), "-o", str(run), "--seed", str(case.seed), "--steps",
+        str(case.steps), "--threads", "1", *options,
     ]  # fmt: skip
     if (run / "checkpoint.safetensors").exists():
         command.append("--resume")
@@ -78,7 +86,8 @@ def do(case: Case, out: Path) -> dict[str, Any]:
     keys = ("image_auroc", "pixel_auroc", "aupro")
     result = {
         "data": case.data.name, "variant": case.variant, "seed": case.seed, "steps": case.steps,
-        "seconds": seconds, **{k: figures.get(k) for k in keys},
+        "seconds": seconds, "channels": opened.nets.teacher.out_channels,
+        "gmac": gmac(export_onnx(fuse(describe(opened.nets)))), **{k: figures.get(k) for k in keys},
     }  # fmt: skip
     (folder / RESULT).write_text(json.dumps(result))
     return result

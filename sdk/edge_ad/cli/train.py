@@ -40,6 +40,11 @@ def command(
     if result is None:
         click.echo(f"stopped; go on with the same command and --resume ({out})", err=True)
         sys.exit(130)
+    if result.directions is not None and result.energy is not None:
+        click.echo(
+            f"{result.directions} of {prepared.config.projected_from} directions keep {result.energy:.2%} of the "
+            "energy of the teacher's output"
+        )
     click.echo(
         f"{out}: {result.steps} steps in {result.seconds:.0f} s on {torch.get_num_threads()} threads, "
         f"threshold {result.calibration.threshold:.4f}"

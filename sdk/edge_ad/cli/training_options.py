@@ -12,7 +12,7 @@ import click
 
 from edge_ad.cli.options import image_size
 from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
-from edge_ad.nets.architecture import SIZES
+from edge_ad.nets.architecture import AUTOENCODERS, SIZES
 from edge_ad.training.options import (
     EPOCH,
     NANO_RATE,
@@ -21,6 +21,7 @@ from edge_ad.training.options import (
     PAPER_STEPS,
     TrainOptions,
     parse_budget,
+    parse_directions,
 )
 from edge_ad.training.schedules import parse_schedule
 from edge_ad_runtime.calibration import PAPER_MIX
@@ -44,6 +45,13 @@ def _quantile(_ctx: click.Context, _param: click.Parameter, value: str) -> str:
     except EdgeAdError as error:
         raise click.BadParameter(str(error)) from error
     return value
+
+
+def _directions(_ctx: click.Context, _param: click.Parameter, value: str | None) -> int | float | None:
+    try:
+        return None if value is None else parse_directions(value)
+    except EdgeAdError as error:
+        raise click.BadParameter(str(error)) from error
 
 
 def _evaluate_every(_ctx: click.Context, _param: click.Parameter, value: str) -> int | str:
@@ -117,6 +125,24 @@ _OPTIONS = (
         default="256",
         show_default=True,
         help="SIDE or WIDTHxHEIGHT in pixels.",
+    ),
+    click.option(
+        "--shared-layers",
+        type=click.IntRange(0),
+        metavar="N",
+        help="First convolutions that teacher and student share [default: 2 for n, 0 else].",
+    ),
+    click.option(
+        "--directions",
+        callback=_directions,
+        metavar="R|SHARE",
+        help="Learn only R principal directions of the teacher's output, or as many as keep a share (0.99) of "
+        "its energy.",
+    ),
+    click.option(
+        "--autoencoder",
+        type=click.Choice(AUTOENCODERS),
+        help="light: without the decoder's two largest steps [default: light for n, paper else].",
     ),
     click.option("--padding", is_flag=True, help="Pad in the nets, so that the map reaches the border."),
     click.option(

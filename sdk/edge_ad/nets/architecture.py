@@ -6,7 +6,8 @@ autoencoder). ``n`` is ours; docs/nano.md says what it was shaped by.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from edge_ad_runtime.errors import InputError
 
@@ -37,11 +38,23 @@ class PdnSpec:
     body: tuple[ConvSpec, ...]
     head: tuple[ConvSpec, ...]
 
-    def layers(self, out_channels: int) -> tuple[ConvSpec, ...]:
-        """All convolutions with the head's channels filled in."""
-        return self.body + tuple(
-            ConvSpec(out_channels, c.kernel, c.padding, c.pool, c.relu) for c in self.head
+    def layers(self, out_channels: int, hidden_channels: int | None = None) -> tuple[ConvSpec, ...]:
+        """All convolutions with the head's channels filled in.
+
+        ``hidden_channels`` are those of the head's convolutions before the last one (size ``m`` has one);
+        None is ``out_channels``, as in the paper.
+        """
+        hidden = out_channels if hidden_channels is None else hidden_channels
+        return (
+            *self.body,
+            *(replace(c, channels=hidden) for c in self.head[:-1]),
+            replace(self.head[-1], channels=out_channels),
         )
+
+    @property
+    def hidden_layers(self) -> int:
+        """How many convolutions stand before the last one."""
+        return len(self.body) + len(self.head) - 1
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,8 @@ class Architecture:
     """One size of EfficientAD.
 
     ``shared_layers`` is how many leading convolutions the student takes, frozen, from the teacher.
+    ``projected_from`` is how many channels the teacher had before it was projected on ``teacher_channels``
+    directions; None: it was not. The projection narrows the last convolutions alone.
     """
 
     name: str
@@ -73,8 +88,14 @@ class Architecture:
     autoencoder: AutoencoderSpec
     teacher_channels: int
     shared_layers: int = 0
+    projected_from: int | None = None
 
 
+AutoencoderKind: TypeAlias = Literal["paper", "light"]
+AUTOENCODERS: tuple[AutoencoderKind, ...] = ("paper", "light")
+# The decoder's steps to 63 and 127 cells (for 256 px) are left out: half of the paper's autoencoder goes into
+# them, and the map has 56. The border is repeated where zeros would leave a frame in the map.
+LIGHT_DECODER_STEPS, LIGHT_REPLICATED = 4, 2
 PAPER_AUTOENCODER = AutoencoderSpec(encoder=(32, 32, 64, 64, 64), latent=64, decoder=64)
 
 SIZES: dict[str, Architecture] = {
@@ -89,7 +110,11 @@ SIZES: dict[str, Architecture] = {
             head=(ConvSpec(0, 4, relu=False),),
         ),
         autoencoder=AutoencoderSpec(
-            encoder=(16, 32, 32, 64, 64), latent=64, decoder=32, decoder_steps=4, replicated=2
+            encoder=(16, 32, 32, 64, 64),
+            latent=64,
+            decoder=32,
+            decoder_steps=LIGHT_DECODER_STEPS,
+            replicated=LIGHT_REPLICATED,
         ),
         teacher_channels=64,
         shared_layers=2,
@@ -134,3 +159,50 @@ def architecture(size: str) -> Architecture:
         return SIZES[size]
     except KeyError:
         raise InputError(f"size '{size}' is unknown; the sizes are {', '.join(SIZES)}") from None
+
+
+def autoencoder_spec(size: str, kind: AutoencoderKind) -> AutoencoderSpec:
+    """A size's autoencoder of a kind: ``paper``, or ``light``, with fewer decoder steps and a repeated border.
+
+    The light one is as wide as the size's own: size ``n`` has a sixth of the paper's teacher channels to
+    predict, and is narrow; ``s`` and ``m`` keep the paper's widths.
+
+    Raises:
+        InputError: there is no such size or kind.
+    """
+    own = architecture(size).autoencoder
+    if kind == "paper":
+        return PAPER_AUTOENCODER
+    if kind == "light":
+        return replace(own, decoder_steps=LIGHT_DECODER_STEPS, replicated=LIGHT_REPLICATED)
+    raise InputError(f"autoencoder '{kind}' is unknown; use {', '.join(AUTOENCODERS)}")
+
+
+def check_shared_layers(size: str, count: int) -> None:
+    """Refuse a number of shared convolutions that the size does not have.
+
+    Raises:
+        InputError: there is no such size, or it has fewer convolutions before the last one.
+    """
+    most = architecture(size).pdn.hidden_layers
+    if not 0 <= count <= most:
+        raise InputError(
+            f"{count} shared layers: size '{size}' can share 0 to {most}, the convolutions before its last one"
+        )
+
+
+def check_directions(directions: float, channels: int | None = None) -> None:
+    """Refuse what is neither a number of directions (an ``int``) nor a share of the energy (a ``float``).
+
+    Raises:
+        InputError: it is out of range, or there are more directions than the teacher has ``channels``.
+    """
+    if isinstance(directions, bool) or not (
+        directions >= 1 if isinstance(directions, int) else 0 < directions < 1
+    ):
+        raise InputError(
+            f"the directions {directions} must be a whole number of at least 1, or a share of the energy "
+            "between 0 and 1"
+        )
+    if channels is not None and directions > channels:
+        raise InputError(f"{directions} directions: the teacher has {channels} channels")

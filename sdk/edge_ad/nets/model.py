@@ -38,8 +38,9 @@ class EfficientAdNets(nn.Module):
         super().__init__()
         self.architecture, self.input_size, self.padded = architecture, input_size, padded
         channels, shared = architecture.teacher_channels, architecture.shared_layers
-        teacher_layers = architecture.pdn.layers(channels)
-        student_layers = architecture.pdn.layers(2 * channels)
+        wide = architecture.projected_from
+        teacher_layers = architecture.pdn.layers(channels, wide)
+        student_layers = architecture.pdn.layers(2 * channels, None if wide is None else 2 * wide)
         self.map_size = map_size(teacher_layers, padded, *input_size)
         self.teacher = Pdn(teacher_layers, padded).requires_grad_(False)
         width = teacher_layers[shared - 1].channels if shared else 3

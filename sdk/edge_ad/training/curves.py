@@ -17,7 +17,7 @@ _LOSSES = {"hard": "hard features", "penalty": "penalty images", "ae": "autoenco
 
 def draw_curves(out: Path) -> None:
     """Write ``curves.png`` from ``metrics.jsonl``: losses, learning rate and speed, validation figures."""
-    lines = read_metrics(out)
+    lines = [line for line in read_metrics(out) if line.get("step")]
     if not lines:
         return
     figure = Figure(figsize=(9, 9), layout="constrained")

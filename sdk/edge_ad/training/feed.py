@@ -139,17 +139,18 @@ class StepTensors(NamedTuple):
 
 def step_tensors(images: StepImages, nets: EfficientAdNets) -> StepTensors:
     """Augment a step's images (draws from their generator)."""
-    augmented = normalize(jitter(_on_device(images.image, nets), images.rng))
+    device = nets.teacher_mean.device
+    augmented = normalize(jitter(on_device(images.image, device), images.rng))
     if images.penalty is None:
         return StepTensors(augmented, None)
-    return StepTensors(augmented, normalize(random_grey(_on_device(images.penalty, nets), images.rng)))
+    return StepTensors(augmented, normalize(random_grey(on_device(images.penalty, device), images.rng)))
 
 
 def device_images(images: Image, nets: EfficientAdNets) -> Tensor:
     """``uint8 NxHxWx3`` to normalized tensors on the nets' device."""
-    return normalize(_on_device(images, nets))
+    return normalize(on_device(images, nets.teacher_mean.device))
 
 
-def _on_device(images: Image, nets: EfficientAdNets) -> Tensor:
-    tensor = to_tensor(images).to(nets.teacher_mean.device)
-    return tensor.contiguous(memory_format=torch.channels_last)
+def on_device(images: Image, device: torch.device) -> Tensor:
+    """``uint8 NxHxWx3`` to ``float32 Nx3xHxW`` in 0 to 1 on a device, in memory channels last."""
+    return to_tensor(images).to(device).contiguous(memory_format=torch.channels_last)

@@ -17,7 +17,9 @@ import torch
 from tqdm import tqdm
 
 from edge_ad.data import Dataset, content_hash
+from edge_ad.nets.architecture import architecture
 from edge_ad.nets.model import EfficientAdNets
+from edge_ad.nets.pdn import Pdn
 from edge_ad.run_folder import (
     CALIBRATION,
     CHECKPOINT,
@@ -32,6 +34,7 @@ from edge_ad.run_folder import (
 )
 from edge_ad.teacher import load_teacher
 from edge_ad.training.curves import draw_curves
+from edge_ad.training.directions import project_teacher
 from edge_ad.training.feed import CleanCache, Feed, StepImages, open_penalty, step_tensors
 from edge_ad.training.images import Ahead, ImageStore, training_store
 from edge_ad.training.losses import Losses, step_losses
@@ -51,6 +54,7 @@ from edge_ad.training.state import (
     append_metrics,
     cut_metrics,
     load_state,
+    read_metrics,
     read_progress,
     save_state,
 )
@@ -70,11 +74,17 @@ Clock: TypeAlias = Callable[[], float]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished training: its calibration on the validation images, its steps and the time they took."""
+    """A finished training: its calibration on the validation images, its steps and the time they took.
+
+    ``directions`` is how many principal directions the teacher was projected on, and ``energy`` the share of
+    its output's energy that they keep; None where it was not.
+    """
 
     calibration: Calibration
     steps: int
     seconds: float
+    directions: int | None = None
+    energy: float | None = None
 
 
 def train(
@@ -101,7 +111,13 @@ def train(
         return None
     steps = trainer.progress.step
     calibration = trainer.finish()
-    return TrainResult(calibration, steps, trainer.progress.seconds)
+    directions = None if config.directions is None else trainer.config.teacher_channels
+    return TrainResult(calibration, steps, trainer.progress.seconds, directions, _energy(out))
+
+
+def _energy(out: Path) -> float | None:
+    found = [e for line in read_metrics(out) if (e := line.get("energy")) is not None]
+    return found[-1] if found else None
 
 
 def split_record(plan: Plan) -> SplitRecord:
@@ -131,6 +147,9 @@ def _check_folder(out: Path, config: RunConfig, record: SplitRecord, resume: boo
     if config.budget is not None or _only_unfinished(out, before, config):
         # The steps were chosen by the speed measured then, or are those that were done in the end.
         config = msgspec.structs.replace(config, steps=before.steps)
+    if config.directions is not None and config.directions == before.directions:
+        # A share of the energy has become a number of directions.
+        config = msgspec.structs.replace(config, teacher_channels=before.teacher_channels)
     if before != config:
         names = [f for f in RunConfig.__struct_fields__ if getattr(before, f) != getattr(config, f)]
         raise RunError(
@@ -163,14 +182,15 @@ def _decode_all(stores: Sequence[ImageStore]) -> None:
                 progress.update()
 
 
-def _load_teacher(nets: EfficientAdNets, path: Path, size: str) -> None:
-    teacher, teacher_size, _ = load_teacher(path)
-    if teacher_size != size or teacher.out_channels != nets.teacher.out_channels:
+def _read_teacher(path: Path, config: RunConfig) -> Pdn:
+    teacher, size, _ = load_teacher(path, config.padded)
+    needed = config.projected_from or config.teacher_channels or architecture(config.size).teacher_channels
+    if size != config.size or teacher.out_channels != needed:
         raise RunError(
-            f"{path}: is a teacher of size '{teacher_size}' with {teacher.out_channels} channels; "
-            f"size '{size}' needs {nets.teacher.out_channels}"
+            f"{path}: is a teacher of size '{size}' with {teacher.out_channels} channels; "
+            f"size '{config.size}' needs {needed}"
         )
-    nets.teacher.load_state_dict(teacher.state_dict())
+    return teacher
 
 
 class Trainer:
@@ -189,23 +209,36 @@ class Trainer:
         self.validation = open_validation(plan.split.validation, plan.labelled, config)
         labelled = [self.validation.labelled] if self.validation.labelled else []
         _decode_all([self.images, self.validation.good, *labelled])
+        penalty = open_penalty(config)
+        teacher = _read_teacher(plan.teacher, config)
+        # Share of the energy that the directions keep; a checkpoint holds the projected teacher.
+        self.energy: float | None = None
+        resumes = (out / CHECKPOINT).exists()
+        if config.directions is not None and not resumes:
+            wanted = config.directions if config.teacher_channels is None else config.teacher_channels
+            images = self.images
+            projected = project_teacher(teacher.to(self.device), wanted, images, penalty, config.seed)
+            teacher, self.energy = projected.teacher, projected.energy
+            config = msgspec.structs.replace(config, teacher_channels=teacher.out_channels)
+            self.config = config
         torch.manual_seed(config.seed)
         self.nets = build_nets(config)
-        _load_teacher(self.nets, plan.teacher, config.size)
+        if config.directions is None or not resumes:
+            self.nets.teacher.load_state_dict(teacher.state_dict())
         self.nets.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = _optimizers(self.nets, config)
         self.schedule = parse_schedule(config.hard_quantile)
-        self.feed = Feed(config, self.images, open_penalty(config))
+        self.feed = Feed(config, self.images, penalty)
         self.progress = Progress(0, config.steps)
         # Seconds that the work after the last step takes, as far as it is known.
         self.closing = 0.0
         self._prepared = False
 
     def prepare(self) -> None:
-        """Teacher statistics; after this the steps can run."""
-        if not self._prepared:
+        """Teacher statistics; after this the steps can run. A projected teacher is normalized already."""
+        if not self._prepared and self.config.directions is None:
             fit_teacher_statistics(self.nets, self.images)
-            self._prepared = True
+        self._prepared = True
         self.nets.train()
 
     @contextlib.contextmanager
@@ -258,6 +291,8 @@ class Trainer:
         else:
             cut_metrics(self.out, -1)
             self.prepare()
+            if self.energy is not None:
+                append_metrics(self.out, {"step": 0, "energy": self.energy})
         self.nets.train()
         before = self.progress.seconds
         window: list[Losses] = []

@@ -11,6 +11,12 @@ from typing import Literal
 import torch
 
 from edge_ad.data import Dataset, Split, content_hash, read_dataset, split_good
+from edge_ad.nets.architecture import (
+    AUTOENCODERS,
+    AutoencoderKind,
+    check_directions,
+    check_shared_layers,
+)
 from edge_ad.run_folder import RunConfig
 from edge_ad.teacher import find_teacher, load_teacher
 from edge_ad.training.feed import GENERATED
@@ -48,6 +54,11 @@ class TrainOptions:
         decay_at: fraction of the steps after which the learning rate falls to a tenth.
         hard_quantile: a number or a schedule, see :func:`edge_ad.training.schedules.parse_schedule`.
         image_size: height and width of the nets' input, at least 256 each.
+        shared_layers: leading convolutions that the student takes, frozen, from the teacher; None is the
+            size's own.
+        directions: how many of the leading principal directions of the teacher's output are learned (a whole
+            number), or the share of the energy that they are to keep (between 0 and 1); None: all channels.
+        autoencoder: ``paper`` or ``light``; None is the size's own.
         padding: the nets pad, so that the map reaches the image's border.
         validation: share of the good images held out.
         group: see :func:`edge_ad.data.split_good`.
@@ -80,6 +91,9 @@ class TrainOptions:
     decay_at: float = DECAY_AT
     hard_quantile: str = "0.999"
     image_size: tuple[int, int] = (256, 256)
+    shared_layers: int | None = None
+    directions: int | float | None = None
+    autoencoder: AutoencoderKind | None = None
     padding: bool = False
     validation: float = 0.1
     group: str | None = None
@@ -120,6 +134,12 @@ class TrainOptions:
             _at_least_one("steps between two evaluation points", self.evaluate_every)
         _known("optimizers", self.optimizers, ("joint", "separate"))
         _known("precision", self.precision, ("auto", "fp32", "bf16"))
+        if self.autoencoder is not None:
+            _known("autoencoder", self.autoencoder, AUTOENCODERS)
+        if self.shared_layers is not None:
+            check_shared_layers(self.size, self.shared_layers)
+        if self.directions is not None:
+            check_directions(self.directions)
         _known("keep", self.keep, ("last", "best", "all"))
         parse_schedule(self.hard_quantile)
         parse_score(self.score)
@@ -165,6 +185,9 @@ def plan(data: Path, options: TrainOptions, device: str) -> Plan:
     teacher, size, _ = load_teacher(path)
     if size != options.size:
         raise RunError(f"{path}: is a teacher of size '{size}', not '{options.size}'")
+    channels, directions = teacher.out_channels, options.directions
+    if directions is not None:
+        check_directions(directions, channels)
     nano = options.size == "n"
     rate = options.rate or (NANO_RATE if nano else PAPER_RATE)
     height, width = options.image_size
@@ -177,7 +200,12 @@ def plan(data: Path, options: TrainOptions, device: str) -> Plan:
         teacher_sha256=digest,
         preprocess=PreprocessSpec(height=height, width=width),
         padded=options.padding,
-        teacher_channels=teacher.out_channels,
+        # A share of the energy becomes a number when the training starts.
+        teacher_channels=directions if isinstance(directions, int) else None if directions else channels,
+        directions=directions,
+        projected_from=channels if directions is not None else None,
+        shared_layers=options.shared_layers,
+        autoencoder=options.autoencoder,
         steps=_steps(options, images, nano),
         batch=options.batch,
         rate=rate,
@@ -212,6 +240,22 @@ def parse_budget(text: str) -> float:
     if match is None or float(match.group(1)) == 0:
         raise InputError(f"the budget '{text}' is not a time like 90s, 10m or 1.5h")
     return float(match.group(1)) * _UNITS[match.group(2)]
+
+
+def parse_directions(text: str) -> int | float:
+    """Read ``32`` as a number of directions, ``0.99`` as a share of the energy.
+
+    Raises:
+        InputError: the text is neither.
+    """
+    try:
+        directions = int(text) if text.strip().isdecimal() else float(text)
+    except ValueError:
+        raise InputError(
+            f"the directions '{text}' are neither a number of them (32) nor a share of the energy (0.99)"
+        ) from None
+    check_directions(directions)
+    return directions
 
 
 def steps_of_epochs(epochs: int, images: int, batch: int) -> int:
