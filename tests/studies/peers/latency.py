@@ -47,9 +47,9 @@ class Latencies(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def time_models(
-    models: Sequence[Model], folder: Path, batch: Image, *, rounds: int, threads: int
+    models: Sequence[Model], folder: Path, batch: Image, *, rounds: int, threads: int, base: str = BASE
 ) -> Latencies:
-    """Time models that stand in one folder; :data:`BASE` must be among them."""
+    """Time models that stand in one folder; that named ``base`` must be among them."""
     load = os.getloadavg()[0]
     runners = [open_runner(m, folder, threads) for m in models]
     inputs = [r.prepare(batch) for r in runners]
@@ -67,13 +67,13 @@ def time_models(
             if number >= 0:
                 prepare[which].append(middle - start)
                 engine[which].append(end - middle)
-    base = np.asarray(engine[[m.name for m in models].index(BASE)], float)
+    reference = np.asarray(engine[[m.name for m in models].index(base)], float)
     return Latencies(
-        threads=threads, rounds=rounds, base=BASE, load=load,
+        threads=threads, rounds=rounds, base=base, load=load,
         models=tuple(
             Latency(
-                model=m.name, engine_ms=percentiles(e), ratio=float(np.median(np.asarray(e) / base)),
-                fastest_ms=min(e) / 1e6, fastest_ratio=min(e) / float(base.min()),
+                model=m.name, engine_ms=percentiles(e), ratio=float(np.median(np.asarray(e) / reference)),
+                fastest_ms=min(e) / 1e6, fastest_ratio=min(e) / float(reference.min()),
                 prepare_ms=percentiles(p).p50,
             )
             for m, e, p in zip(models, engine, prepare, strict=True)

@@ -9,16 +9,17 @@ import msgspec
 
 from edge_ad_runtime.files import write_atomically
 
-Graph = Literal["fused", "plain", "anomalib"]
+Graph = Literal["fused", "bare", "plain", "anomalib", "padim"]
 EngineName = Literal["ort", "openvino", "tflite"]
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
     """One model file.
 
-    ``graph`` says what it takes and gives: ``fused`` is a bundle, ``plain`` that of
-    :mod:`tests.studies.peers.plain`, ``anomalib`` gives a combined map at the image's resolution. ``tool`` made
-    the file; ``precision`` is ``fp32`` or ``int8``; ``settings`` are the engine's own, beside its threads.
+    ``graph`` says what it takes and gives: ``fused`` is a bundle, ``bare`` a bundle's model file by itself, ``plain``
+    that of :mod:`tests.studies.peers.plain`, ``anomalib`` gives a combined map at the image's resolution, ``padim``
+    the distances of :mod:`tests.studies.compression.padim`. ``tool`` made the file; ``precision`` is ``fp32`` or
+    ``int8``; ``settings`` are the engine's own, beside its threads.
     """
 
     name: str

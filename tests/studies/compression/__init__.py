@@ -1,0 +1,1 @@
+"""Compressed models beside plain ones, anomalib's export and PaDiM; see ``__main__``."""
