@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,22 @@ def test_results_are_those_of_the_steps_and_stay(inspector: Inspector, tiny_bund
         alone = other.raw_maps(image)
         np.testing.assert_array_equal(raw.st, alone.st)
         np.testing.assert_array_equal(raw.ae, alone.ae)
+
+
+@pytest.mark.parametrize("size", [(480, 640), (1080, 1920)], ids=str)
+def test_no_image_is_allocated_for_a_frame(inspector: Inspector, size: tuple[int, int]) -> None:
+    frame = Frame(good_part(0, *size), 0, 0, "x", "BGR")
+    inspector.inspect(frame.view)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(5):
+            inspector.inspect(frame.view)
+        most = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    # Eight rows of the smaller frame.
+    assert most < 16_000
 
 
 def test_the_engine_is_given_the_same_array_each_time(
