@@ -48,9 +48,9 @@ _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What a bundle is. ``files`` maps each other file's name to its SHA-256 in hexadecimal.
 
-    ``map_height`` and ``map_width`` are the size of the raw maps; ``gmac`` the graph's multiply-accumulates
-    in units of 1e9; ``golden_tolerance`` how far a map may be from its golden one, relative to that one's
-    maximum; ``created`` a wall-clock label.
+    ``map_height`` and ``map_width`` are the size of the raw maps, with tiles of the whole image's; ``gmac`` the
+    graph's multiply-accumulates in units of 1e9, with tiles for one of them; ``golden_tolerance`` how far a map
+    may be from its golden one, relative to that one's maximum; ``created`` a wall-clock label.
     """
 
     name: str
@@ -68,6 +68,12 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     files: dict[str, str]
     format: Literal["edge-ad bundle"] = "edge-ad bundle"
     format_version: int = FORMAT_VERSION
+
+    @property
+    def image_gmac(self) -> float:
+        """Multiply-accumulates for a whole image, in units of 1e9: with tiles, of all of them."""
+        grid = self.preprocess.grid
+        return self.gmac * (1 if grid is None else len(grid))
 
 
 class GoldenSample(msgspec.Struct, frozen=True):

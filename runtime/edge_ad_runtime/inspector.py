@@ -11,6 +11,7 @@ import numpy as np
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import Engine, EngineOptions, RawMaps, open_engine
+from edge_ad_runtime.engines.tiled import TiledEngine, whole_image_engine
 from edge_ad_runtime.errors import BundleError, CalibrationError
 from edge_ad_runtime.preprocess import Workspace, preprocess
 from edge_ad_runtime.scoring import apply_calibration, decide
@@ -22,7 +23,8 @@ class Inspection(msgspec.Struct, frozen=True):
     """The result for one image.
 
     ``anomaly_map`` is ``float32 hxw`` on the network's grid, in memory of its own; ``engine_ns`` the engine's part of
-    ``total_ns``, both by the monotonic clock.
+    ``total_ns``, both by the monotonic clock. ``skipped_tiles`` of a bundle with tiles were not computed again,
+    because no pixel of them had changed.
     """
 
     score: float
@@ -31,6 +33,7 @@ class Inspection(msgspec.Struct, frozen=True):
     anomaly_map: FloatArray
     engine_ns: int
     total_ns: int
+    skipped_tiles: int = 0
 
 
 class Inspector:
@@ -47,18 +50,25 @@ class Inspector:
         calibration: Calibration | None = None,
         threads: int | None = None,
         options: EngineOptions | None = None,
+        *,
+        skip_unchanged: bool = False,
     ) -> None:
         """Open the bundle's engine; without a calibration the bundle's factory one is used.
 
         ``threads`` and ``options`` are those of :func:`edge_ad_runtime.engines.open_engine`.
+
+        Of a bundle with tiles, ``skip_unchanged`` computes those tiles only of which a pixel has changed since
+        the image before; the results are the same.
 
         Raises:
             CalibrationError: the calibration was fitted with another bundle.
             BundleError, MissingExtra: see :func:`edge_ad_runtime.engines.open_engine`.
         """
         self.bundle = bundle
-        self.engine: Engine = open_engine(
-            bundle.manifest.target, bundle.model, bundle.manifest.precision, threads, options
+        self.engine: Engine = whole_image_engine(
+            open_engine(bundle.manifest.target, bundle.model, bundle.manifest.precision, threads, options),
+            bundle.manifest.preprocess,
+            skip_unchanged,
         )
         self.calibration = calibration or bundle.calibration
         if self.calibration.bundle != bundle.id:
@@ -75,7 +85,6 @@ class Inspector:
                 f"the calibration's background has {background.height}x{background.width} cells, the bundle's "
                 f"maps {manifest.map_height}x{manifest.map_width}"
             )
-
         spec = manifest.preprocess
         self._workspace = Workspace(spec.height, spec.width)
         self._scratch: FloatArray = np.empty((manifest.map_height, manifest.map_width), np.float32)
@@ -102,6 +111,7 @@ class Inspector:
             anomaly_map=combined,
             engine_ns=engine_end - engine_start,
             total_ns=time.monotonic_ns() - start,
+            skipped_tiles=self.engine.last_skipped if isinstance(self.engine, TiledEngine) else 0,
         )
 
     def warm_up(self, runs: int = 3) -> None:
@@ -109,7 +119,13 @@ class Inspector:
         # In the memory of all later images, which the engine looks at when it meets it first.
         self._workspace.batch.fill(128)
         for _ in range(runs):
-            self.engine.run(self._workspace.batch)
+            self._compute(self._workspace.batch)
+
+    def _compute(self, batch: Image) -> RawMaps:
+        """Run the engine on all of an input, whatever it has seen before."""
+        if isinstance(self.engine, TiledEngine):
+            self.engine.forget()
+        return self.engine.run(batch)
 
     def self_test(self) -> float:
         """Run the golden samples; returns the largest deviation, relative to a golden map's maximum.
@@ -119,7 +135,7 @@ class Inspector:
         """
         worst = 0.0
         for i, sample in enumerate(self.bundle.golden):
-            maps = self.engine.run(sample.image)
+            maps = self._compute(sample.image)
             for name, got, expected in (("st", maps.st, sample.map_st), ("ae", maps.ae, sample.map_ae)):
                 deviation = float(np.abs(got - expected).max() / np.abs(expected).max())
                 # Written so that a deviation that is not a number fails too.

@@ -14,12 +14,8 @@ import numpy.typing as npt
 
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.preprocess import PreprocessSpec, Roi
+from edge_ad_runtime.tiling import RECEPTIVE_FIELD, STRIDE, cells_of
 from edge_ad_runtime.types import FloatArray
-
-RECEPTIVE_FIELD = 33
-STRIDE = 4
-"""Of the patch description networks of all sizes (arXiv 2303.14535, Tables 6 and 7): convolutions of 4, 4,
-3 and 4 pixels, and two 2x2 poolings after the first two, unpadded."""
 
 Border: TypeAlias = Literal["repeat", "zero"]
 """What is drawn where no cell lies: the outermost cells' values again, or zeros."""
@@ -37,7 +33,7 @@ def cell_centres(cells: int, pixels: int) -> tuple[float, float]:
     """
     if cells < 1 or pixels < 1:
         raise InputError(f"a map of {cells} cells on {pixels} px cannot be placed")
-    if pixels >= RECEPTIVE_FIELD and cells == (pixels - RECEPTIVE_FIELD) // STRIDE + 1:
+    if cells == cells_of(pixels):
         return (RECEPTIVE_FIELD - 1) / 2, float(STRIDE)
     if pixels >= RECEPTIVE_FIELD and cells == _padded_cells(pixels):
         # The paddings of 3, 1, 3, 1 and 1 cells, each in the pixels of its layer, move the first centre to 0.

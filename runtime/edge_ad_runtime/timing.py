@@ -38,7 +38,8 @@ class BundleTiming(msgspec.Struct, frozen=True, kw_only=True):
     ``engine_ms`` is the engine alone, ``end_to_end_ms`` an inspection: preprocessing of the camera image,
     engine, scoring and verdict. ``engine_ratio`` is the median over the rounds of its engine time divided by
     the first bundle's in the same round. ``rss_mb`` is the resident memory, in 1e6 bytes, of a process of its
-    own that inspects images with this bundle, None where the system does not tell. ``gmac`` is in units of 1e9.
+    own that inspects images with this bundle, None where the system does not tell. ``gmac`` is an image's, in
+    units of 1e9. Of a bundle with tiles every tile is computed, whether it has changed or not.
     """
 
     bundle: str
@@ -154,7 +155,7 @@ def _bundle_timing(
         end_to_end_ms=percentiles(total),
         engine_ratio=ratio,
         rss_mb=None if rss is None else rss / 1e6,
-        gmac=manifest.gmac,
+        gmac=manifest.image_gmac,
     )
 
 

@@ -40,6 +40,7 @@ from edge_ad_runtime.calibration import (
     encode_calibration,
 )
 from edge_ad_runtime.engines import RawMaps
+from edge_ad_runtime.engines.tiled import whole_image_engine
 from edge_ad_runtime.errors import RunError
 from edge_ad_runtime.files import write_atomically
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
@@ -66,7 +67,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         data: the data set's folder as it was given.
         teacher: describes the teacher's file.
         teacher_sha256: of that file.
-        preprocess: the nets' input.
+        preprocess: the nets' input; with tiles the nets are of a tile's size.
         padded: the patch description networks pad, so that the map reaches the image's border.
         teacher_channels: descriptors' length; None is the size's own.
         directions: the principal directions of the teacher's output that are learned, as asked for: how many,
@@ -145,6 +146,8 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
             raise RunError("directions and projected_from belong together")
         if self.directions is not None:
             check_directions(self.directions, self.projected_from)
+        if self.padded and self.preprocess.tiles is not None:
+            raise RunError("padded nets do not go with tiles: a cell at a tile's border would see its padding")
         if self.shared_layers is not None:
             check_shared_layers(self.size, self.shared_layers)
         parse_score(self.score)
@@ -181,7 +184,7 @@ def build_nets(config: RunConfig) -> EfficientAdNets:
         shape = dataclasses.replace(shape, shared_layers=config.shared_layers)
     if config.autoencoder is not None:
         shape = dataclasses.replace(shape, autoencoder=autoencoder_spec(config.size, config.autoencoder))
-    return EfficientAdNets(shape, (spec.height, spec.width), config.padded)
+    return EfficientAdNets(shape, spec.network_size, config.padded)
 
 
 def write_config(path: Path, config: RunConfig, split: SplitRecord) -> None:
@@ -249,14 +252,30 @@ def open_run(path: Path) -> Run:
     return Run(path, config, split, nets.eval(), calibration)
 
 
+class TorchEngine:
+    """The float networks as an engine, on the device that they are on."""
+
+    name = f"torch {torch.__version__}"
+
+    def __init__(self, nets: EfficientAdNets) -> None:
+        self._nets = nets.eval()
+
+    def run(self, batch: Image) -> RawMaps:
+        """Raw maps ``float32 hxw`` of one preprocessed image, ``uint8 1xHxWx3`` RGB."""
+        tensor: Tensor = normalize(to_tensor(batch).to(self._nets.teacher_mean.device))
+        with torch.inference_mode():
+            st, ae = self._nets(tensor)
+        return RawMaps(st[0].cpu().numpy(), ae[0].cpu().numpy())
+
+
 class TorchScorer:
     """The float networks of a run as a scorer: raw maps of camera images."""
 
     def __init__(
         self, nets: EfficientAdNets, spec: PreprocessSpec, calibration: Calibration | None = None
     ) -> None:
-        self._nets, self._spec, self._calibration = nets.eval(), spec, calibration
-        self._device = nets.teacher_mean.device
+        self._spec, self._calibration = spec, calibration
+        self._engine = whole_image_engine(TorchEngine(nets), spec)
 
     @property
     def calibration(self) -> Calibration:
@@ -271,10 +290,7 @@ class TorchScorer:
 
     def raw_maps(self, image: Image) -> RawMaps:
         """Raw maps ``float32 hxw`` of a camera image, ``uint8 HxWx3`` RGB."""
-        batch: Tensor = normalize(to_tensor(preprocess(image, self._spec)).to(self._device))
-        with torch.inference_mode():
-            st, ae = self._nets(batch)
-        return RawMaps(st[0].cpu().numpy(), ae[0].cpu().numpy())
+        return self._engine.run(preprocess(image, self._spec))
 
 
 def open_scorer(path: Path) -> TorchScorer:

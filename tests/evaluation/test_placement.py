@@ -9,8 +9,9 @@ import torch
 from edge_ad.nets.architecture import architecture
 from edge_ad.nets.pdn import Pdn, map_size
 from edge_ad_runtime.errors import InputError
-from edge_ad_runtime.placement import RECEPTIVE_FIELD, STRIDE, cell_centres, inspected_region, place_map
+from edge_ad_runtime.placement import cell_centres, inspected_region, place_map
 from edge_ad_runtime.preprocess import PreprocessSpec, Roi, preprocess
+from edge_ad_runtime.tiling import RECEPTIVE_FIELD, STRIDE
 
 
 @pytest.mark.parametrize("size", ["n", "s", "m"])

@@ -153,7 +153,9 @@ def main() -> int:
 def _inspector(plan: LivePlan, rng: random.Random) -> PartInspector:
     if plan.bundle is None:
         return PlateInspector(plan.scene.scorer_ns, plan.scene.scorer_sigma, rng)
-    inspector = Inspector(open_bundle(Path(plan.bundle)), plan.calibration, plan.line.scorer.threads)
+    inspector = Inspector(
+        open_bundle(Path(plan.bundle)), plan.calibration, plan.line.scorer.threads, skip_unchanged=True
+    )
     inspector.self_test()
     inspector.warm_up()
     return inspector

@@ -13,6 +13,7 @@ from edge_ad.cli.calibration_text import describe, json_option, open_history, pl
 from edge_ad_calibration.history import Entry, History
 from edge_ad_runtime.bundle import Bundle, open_bundle
 from edge_ad_runtime.errors import CalibrationError
+from edge_ad_runtime.preprocess import in_words
 
 
 @click.command("info")
@@ -54,6 +55,7 @@ def _facts(bundle: Bundle) -> dict[str, Any]:
         "preprocess": msgspec.to_builtins(m.preprocess),
         "map": {"height": m.map_height, "width": m.map_width},
         "gmac": m.gmac,
+        "image_gmac": m.image_gmac,
         "bundle_bytes": _bytes_on_disk(bundle.path),
         "model_bytes": len(bundle.model),
         "golden_samples": len(bundle.golden),
@@ -92,15 +94,14 @@ def _calibrations(bundle: Bundle, history: History) -> dict[str, Any]:
 
 def _print(bundle: Bundle, history: History, facts: dict[str, Any], problem: CalibrationError | None) -> None:
     spec = bundle.manifest.preprocess
-    roi = spec.roi
-    cut = "" if roi is None else f", cut out {roi.width}x{roi.height} at {roi.x},{roi.y}"
+    tile = "" if spec.tiles is None else f" ({facts['gmac']:.3g} a tile)"
     rows = {
         "name": facts["name"],
         "id": facts["id"],
-        "model": f"size {facts['size']}, {facts['precision']}, {facts['gmac']:.3g} GMAC, "
+        "model": f"size {facts['size']}, {facts['precision']}, {facts['image_gmac']:.3g} GMAC an image{tile}, "
         f"{facts['model_bytes'] / 1e6:.2f} MB",
         "target": facts["target"],
-        "input": f"{spec.width}x{spec.height} px, {spec.interpolation}{cut}",
+        "input": f"{in_words(spec)}, {spec.interpolation}",
         "bundle": f"{facts['bundle_bytes'] / 1e6:.2f} MB, {facts['golden_samples']} golden samples, "
         f"{facts['created']}",
         **bundle.manifest.provenance,

@@ -120,7 +120,11 @@ def command(
             calibration = msgspec.structs.replace(calibration, threshold=config.threshold.score)
         threads = config.scorer.threads
         inspector = Inspector(
-            bundle, calibration, threads, options=tuned_options(bundle, threads, state, _say)
+            bundle,
+            calibration,
+            threads,
+            skip_unchanged=True,
+            options=tuned_options(bundle, threads, state, _say),
         )
         inspector.self_test()
         if file is not None:

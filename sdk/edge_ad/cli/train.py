@@ -12,6 +12,7 @@ from edge_ad.cli.options import job_threads, resolve_device
 from edge_ad.cli.training_options import training_options
 from edge_ad.training.job import train
 from edge_ad.training.options import Plan, TrainOptions, plan
+from edge_ad_runtime.preprocess import in_words
 from edge_ad_runtime.stopping import stop_on_signals
 
 
@@ -58,6 +59,6 @@ def _say(prepared: Plan) -> None:
     length = f"{config.budget:g} s" if config.budget is not None else f"{config.steps} steps"
     click.echo(
         f"{len(split.train)} images to train on, {len(split.validation)} held out, {length}, "
-        f"size {config.size}, {config.preprocess.width}x{config.preprocess.height} px, {config.precision}",
+        f"size {config.size}, {in_words(config.preprocess)}, {config.precision}",
         err=True,
     )

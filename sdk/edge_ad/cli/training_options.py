@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from edge_ad.cli.options import image_size
+from edge_ad.cli.options import image_size, roi
 from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
 from edge_ad.nets.architecture import AUTOENCODERS, SIZES
 from edge_ad.training.options import (
@@ -125,6 +125,25 @@ _OPTIONS = (
         default="256",
         show_default=True,
         help="SIDE or WIDTHxHEIGHT in pixels.",
+    ),
+    click.option(
+        "--roi",
+        callback=roi,
+        metavar="X,Y,WIDTHxHEIGHT",
+        help="Region of the images to look at, in their pixels; it is cut out, then resized.",
+    ),
+    click.option(
+        "--tile",
+        callback=image_size,
+        metavar="SIDE|WIDTHxHEIGHT",
+        help="Cut the resized images into tiles of this size, for large images; nets of tile size.",
+    ),
+    click.option(
+        "--tile-overlap",
+        type=click.IntRange(0),
+        default=_DEFAULTS.tile_overlap,
+        show_default=True,
+        help="Least overlap of neighbouring tiles in pixels.",
     ),
     click.option(
         "--shared-layers",

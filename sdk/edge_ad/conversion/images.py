@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from edge_ad.data import Dataset, content_hash, read_dataset
+from edge_ad.data.inputs import read_input
 from edge_ad.run_folder import Run
 from edge_ad_calibration.fit import MIN_IMAGES
 from edge_ad_runtime.errors import DataError, ImageError
@@ -129,7 +130,11 @@ def _check_different(folder: Path, paths: Sequence[Path]) -> None:
 
 
 def _check_sizes(run: Run, folder: Path, paths: Sequence[Path]) -> None:
-    """Refuse images of a size that no training image looked at has, if the training images are still there."""
+    """Refuse images that do not hold the run's region of interest, and those of a size that no training image
+    looked at has, if the training images are still there."""
+    if run.config.preprocess.roi is not None:
+        for path in dict.fromkeys(paths):
+            read_input(path, run.config.preprocess)
     names = sorted(run.split.train)
     data = Path(run.config.data)
     trained = {size for name in names[:: max(1, len(names) // _SIZES_OF)] for size in _size(data / name)}

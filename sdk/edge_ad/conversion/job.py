@@ -148,7 +148,7 @@ def convert(
         measured_images=len(measurement.images),
         precisions=costs,
         model_bytes=ModelBytes(float_=len(fp32), target=len(target.model)),
-        gmac=manifest.gmac,
+        gmac=manifest.image_gmac,
         fusion_deviation=deviation,
         quantization=quantized.record if quantized else None,
         sensitivity=quantized.sensitivity if quantized else (),
@@ -197,7 +197,8 @@ def _manifest(
     options: ConvertOptions,
     graph: onnx.ModelProto,
 ) -> Manifest:
-    height, width = run.nets.map_size
+    grid = run.config.preprocess.grid
+    height, width = run.nets.map_size if grid is None else grid.map_size
     return Manifest(
         name=out.name.removesuffix(".edgead"),
         size=run.config.size,

@@ -11,6 +11,7 @@ from edge_ad.run_folder import RunConfig
 from edge_ad_calibration.fit import fit_calibration
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import Engine, Precision, RawMaps, Target, open_engine
+from edge_ad_runtime.engines.tiled import whole_image_engine
 from edge_ad_runtime.errors import MissingExtra
 from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
 from edge_ad_runtime.types import Image
@@ -19,11 +20,13 @@ from edge_ad_runtime.types import Image
 class ConvertedModel:
     """Scores camera images as the device will; satisfies the evaluation's Scorer once fitted.
 
-    ``recorded`` keeps the raw maps of each image since it was last cleared, in their order.
+    ``engine``, given one of ``spec.network_size``, computes whole images. ``recorded`` keeps the raw maps of each
+    image since it was last cleared, in their order.
     """
 
     def __init__(self, engine: Engine, precision: Precision, model: bytes, spec: PreprocessSpec) -> None:
-        self.engine, self.precision, self.model, self.spec = engine, precision, model, spec
+        self.engine = whole_image_engine(engine, spec)
+        self.precision, self.model, self.spec = precision, model, spec
         self.recorded: list[RawMaps] = []
         self._calibration: Calibration | None = None
 

@@ -12,6 +12,7 @@ import onnx
 from tqdm import tqdm
 
 from edge_ad.conversion.images import ImageSets
+from edge_ad.conversion.inputs import NetworkInputs, network_inputs
 from edge_ad.conversion.measure import Measurement
 from edge_ad.conversion.model import ConvertedModel
 from edge_ad.conversion.options import ConvertOptions
@@ -22,9 +23,7 @@ from edge_ad_converters.ranges import RANGE_METHODS
 from edge_ad_converters.stress import stress_images
 from edge_ad_converters.targets import TargetForm
 from edge_ad_runtime.engines import Engine
-from edge_ad_runtime.errors import DataError
-from edge_ad_runtime.images import read_image
-from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
+from edge_ad_runtime.preprocess import PreprocessSpec
 from edge_ad_runtime.types import Image
 
 # More images choose no better and cost time.
@@ -82,19 +81,15 @@ def quantize(
     Raises:
         DataError: all calibration images look alike.
     """
-    batches = [preprocess(read_image(p), spec) for p in sets.ranges]
-    if len(batches) > 1 and all(np.array_equal(batches[0], other) for other in batches[1:]):
-        raise DataError(
-            f"all {len(batches)} calibration images show the same picture ({sets.ranges[0]}, …); INT8 ranges need "
-            "different good parts"
-        )
+    inputs = network_inputs(sets.ranges, spec)
+    batches = inputs.batches
 
     def assess(in_float: Sequence[str]) -> Attempt:
         model = open_(search.build(in_float))
         measurement, broken = judge(model)
         return Attempt(model, measurement, broken, tuple(in_float))
 
-    held_out = [preprocess(read_image(p), spec) for p in sets.fit[:_CHOOSING_IMAGES]]
+    held_out = network_inputs(sets.fit[:_CHOOSING_IMAGES], spec).batches
     with tqdm(bar_format="{desc} ({elapsed})", leave=False) as status:
         search = Int8Search(
             model,
@@ -133,7 +128,7 @@ def quantize(
         )
         for s in sensitivity
     )
-    return Quantized(chosen, record, layers, _image_warnings(search, sets))
+    return Quantized(chosen, record, layers, _image_warnings(search, inputs, spec))
 
 
 def _fewest_in_float(search: Int8Search, assess: Callable[[Sequence[str]], Attempt]) -> Attempt | None:
@@ -184,16 +179,17 @@ def _extra_ms(a: Engine, b: Engine, batch: Image) -> float:
     return (statistics.median(times[1]) - statistics.median(times[0])) / 1e6
 
 
-def _image_warnings(search: Int8Search, sets: ImageSets) -> tuple[str, ...]:
+def _image_warnings(search: Int8Search, inputs: NetworkInputs, spec: PreprocessSpec) -> tuple[str, ...]:
     judged = coverage(search.statistics)
     warnings = []
-    if judged.enough > len(sets.ranges):
+    if judged.enough > len(inputs.batches):
+        what = "calibration images" if spec.tiles is None else "tiles of calibration images"
         warnings.append(
-            f"the INT8 ranges still grow by {judged.growth:.0%} from half of the {len(sets.ranges)} calibration "
-            f"images to all of them; about {judged.enough} would do"
+            f"the INT8 ranges still grow by {judged.growth:.0%} from half of the {len(inputs.batches)} {what} "
+            f"to all of them; about {judged.enough} would do"
         )
     if judged.odd:
-        names = ", ".join(str(sets.ranges[i]) for i in judged.odd[:3])
+        names = ", ".join(inputs.names[i] for i in judged.odd[:3])
         warnings.append(
             f"{_plural(judged.odd)} far beyond the others in the networks and widen the INT8 ranges for all: "
             f"{names}{', …' if len(judged.odd) > 3 else ''}. Leave out what is no good part"

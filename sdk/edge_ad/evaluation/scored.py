@@ -63,13 +63,17 @@ def score_images(
 
     Raises:
         ImageError: an image cannot be read.
-        InputError: a map is not finite.
+        InputError: a map is not finite, or an image does not hold the region of interest.
     """
     scored = []
     for image in tqdm(images, desc="scoring", unit="image", disable=not progress):
         pixels = read_image(image.path)
         start = time.monotonic_ns()
-        combined, score = apply_calibration(scorer.raw_maps(pixels), calibration)
+        try:
+            maps = scorer.raw_maps(pixels)
+        except InputError as error:
+            raise InputError(f"{image.path}: {error}") from error
+        combined, score = apply_calibration(maps, calibration)
         seconds = (time.monotonic_ns() - start) / 1e9
         if not np.isfinite(combined).all():
             raise InputError(f"{image.path}: its anomaly map is not finite; the model is broken")

@@ -66,7 +66,7 @@ def open_penalty(config: RunConfig) -> Penalty | None:
     Raises:
         DataError: the folder holds no images.
     """
-    height, width = config.preprocess.height, config.preprocess.width
+    height, width = config.preprocess.network_size
     if config.penalty is None:
         return None
     if config.penalty == GENERATED:

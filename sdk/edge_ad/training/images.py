@@ -10,8 +10,9 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from edge_ad_runtime.images import read_image
-from edge_ad_runtime.preprocess import PreprocessSpec, preprocess
+from edge_ad.data.inputs import read_input
+from edge_ad_runtime.preprocess import PreprocessSpec
+from edge_ad_runtime.tiling import TileGrid
 from edge_ad_runtime.types import Image
 
 CACHE_BYTES = 2 << 30
@@ -43,9 +44,37 @@ class ImageStore:
         return np.concatenate([self[i] for i in indices])
 
 
+class _TileStore(ImageStore):
+    """The tiles of images, image by image: number ``i`` is tile ``i % tiles`` of image ``i // tiles``."""
+
+    def __init__(self, images: ImageStore, grid: TileGrid) -> None:
+        self._images, self._grid = images, grid
+        # Where the images do not fit in memory, going through the tiles in order still reads each image once.
+        self._last: tuple[int, Image] | None = None
+
+    def __len__(self) -> int:
+        return len(self._images) * len(self._grid)
+
+    def __getitem__(self, index: int) -> Image:
+        image, tile = divmod(index, len(self._grid))
+        if self._last is None or self._last[0] != image:
+            self._last = (image, self._images[image])
+        return np.ascontiguousarray(self._grid.window(self._last[1], tile))
+
+
 def training_store(paths: Sequence[Path], spec: PreprocessSpec) -> ImageStore:
-    """The images as the network takes them, ``uint8 1xHxWx3``."""
-    return ImageStore(paths, spec.height * spec.width * 3, lambda p: preprocess(read_image(p), spec))
+    """The images, resized, ``uint8 1xHxWx3``; with tiles, whole ones."""
+    return ImageStore(paths, spec.height * spec.width * 3, lambda p: read_input(p, spec))
+
+
+def network_store(paths: Sequence[Path], spec: PreprocessSpec) -> ImageStore:
+    """What the network is trained on, ``uint8 1xHxWx3`` of its input size: the images, or with tiles all of theirs.
+
+    The tiles are those of the grid, at no other places: the autoencoder learns what each looks like, and the
+    running model never sees any other.
+    """
+    images = training_store(paths, spec)
+    return images if spec.grid is None else _TileStore(images, spec.grid)
 
 
 class Ahead(Generic[_Item]):

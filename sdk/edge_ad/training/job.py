@@ -36,7 +36,7 @@ from edge_ad.teacher import load_teacher
 from edge_ad.training.curves import draw_curves
 from edge_ad.training.directions import project_teacher
 from edge_ad.training.feed import CleanCache, Feed, StepImages, open_penalty, step_tensors
-from edge_ad.training.images import Ahead, ImageStore, training_store
+from edge_ad.training.images import Ahead, ImageStore, network_store
 from edge_ad.training.losses import Losses, step_losses
 from edge_ad.training.options import Plan
 from edge_ad.training.points import (
@@ -205,7 +205,7 @@ class Trainer:
         config = plan.config
         self.out, self.config, self.split = out, config, split_record(plan)
         self.device, self.clock = torch.device(device), clock
-        self.images = training_store(plan.split.train, config.preprocess)
+        self.images = network_store(plan.split.train, config.preprocess)
         self.validation = open_validation(plan.split.validation, plan.labelled, config)
         labelled = [self.validation.labelled] if self.validation.labelled else []
         _decode_all([self.images, self.validation.good, *labelled])
@@ -432,7 +432,7 @@ class Trainer:
             self.nets.load_state_dict(best.nets.state_dict())
             steps = best.config.steps
         self.nets.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-        calibration = calibrate(raw_maps(self.nets, self.validation.good), self.config)
+        calibration = calibrate(raw_maps(self.nets, self.validation.good, self.config), self.config)
         draw_curves(self.out)
         if steps != self.config.steps:
             # An early stop or a budget ended it, or an earlier point was the best: the record says how many

@@ -23,8 +23,9 @@ from edge_ad.training.feed import GENERATED
 from edge_ad.training.schedules import parse_schedule
 from edge_ad_runtime.calibration import PAPER_MIX, Mix, MixChoice
 from edge_ad_runtime.errors import InputError, RunError
-from edge_ad_runtime.preprocess import PreprocessSpec
+from edge_ad_runtime.preprocess import PreprocessSpec, Roi
 from edge_ad_runtime.score_rule import parse_score
+from edge_ad_runtime.tiling import DEFAULT_OVERLAP, TileSpec
 
 PAPER_STEPS, NANO_STEPS = 70_000, 2_000
 # Few steps need larger ones: measured in docs/training.md.
@@ -53,7 +54,12 @@ class TrainOptions:
         weight_decay: Adam's.
         decay_at: fraction of the steps after which the learning rate falls to a tenth.
         hard_quantile: a number or a schedule, see :func:`edge_ad.training.schedules.parse_schedule`.
-        image_size: height and width of the nets' input, at least 256 each.
+        image_size: height and width that images are resized to, at least 256 each; the nets' input, unless
+            there are tiles.
+        roi: the region of the images that is looked at, cut out before resizing; None is all of it.
+        tile: height and width of the tiles that images are cut into, at least 256 each: the nets' input. None:
+            no tiles.
+        tile_overlap: least overlap of neighbouring tiles in pixels, a multiple of 4.
         shared_layers: leading convolutions that the student takes, frozen, from the teacher; None is the
             size's own.
         directions: how many of the leading principal directions of the teacher's output are learned (a whole
@@ -91,6 +97,9 @@ class TrainOptions:
     decay_at: float = DECAY_AT
     hard_quantile: str = "0.999"
     image_size: tuple[int, int] = (256, 256)
+    roi: Roi | None = None
+    tile: tuple[int, int] | None = None
+    tile_overlap: int = DEFAULT_OVERLAP
     shared_layers: int | None = None
     directions: int | float | None = None
     autoencoder: AutoencoderKind | None = None
@@ -143,6 +152,23 @@ class TrainOptions:
         _known("keep", self.keep, ("last", "best", "all"))
         parse_schedule(self.hard_quantile)
         parse_score(self.score)
+        if self.tile is not None and self.padding:
+            raise InputError(
+                "tiles need nets without padding: a cell at a tile's border would see its padding"
+            )
+        # Made to be checked.
+        _ = self.preprocess
+
+    @property
+    def preprocess(self) -> PreprocessSpec:
+        """How an image becomes the nets' input.
+
+        Raises:
+            InputError: the tiles do not fit.
+        """
+        height, width = self.image_size
+        tiles = None if self.tile is None else TileSpec(*self.tile, self.tile_overlap)
+        return PreprocessSpec(height=height, width=width, roi=self.roi, tiles=tiles)
 
 
 def _positive(name: str, value: float | None) -> None:
@@ -190,15 +216,15 @@ def plan(data: Path, options: TrainOptions, device: str) -> Plan:
         check_directions(directions, channels)
     nano = options.size == "n"
     rate = options.rate or (NANO_RATE if nano else PAPER_RATE)
-    height, width = options.image_size
-    images = len(split.train)
+    spec = options.preprocess
+    images = len(split.train) * (len(spec.grid) if spec.grid is not None else 1)
     labelled = read_dataset(options.labelled) if options.labelled else None
     config = RunConfig(
         size=options.size,
         data=str(data.resolve()),
         teacher=name,
         teacher_sha256=digest,
-        preprocess=PreprocessSpec(height=height, width=width),
+        preprocess=spec,
         padded=options.padding,
         # A share of the energy becomes a number when the training starts.
         teacher_channels=directions if isinstance(directions, int) else None if directions else channels,
@@ -284,6 +310,16 @@ def _warnings(dataset: Dataset, split: Split, config: RunConfig, labelled: Datas
                 f"{both} images of {labelled.root} are trained on or held out too: the image AUROC on it will be "
                 "too good"
             )
+    grid = config.preprocess.grid
+    if (
+        grid is not None
+        and config.budget is None
+        and (seen_tiles := config.steps * config.batch) < (tiles := len(split.train) * len(grid))
+    ):
+        found.append(
+            f"{config.steps} steps show the nets {seen_tiles} of the {tiles} tiles of the {len(split.train)} images; "
+            f"--epochs 1 shows them all"
+        )
     points = math.ceil(config.steps / config.evaluate_every)
     if config.patience is not None and config.budget is None and points <= config.patience:
         found.append(

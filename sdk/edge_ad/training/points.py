@@ -10,17 +10,16 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import torch
 
 from edge_ad.data import Dataset
 from edge_ad.evaluation.metrics import image_auroc
 from edge_ad.nets.model import EfficientAdNets
-from edge_ad.run_folder import RunConfig, SplitRecord, finish, write_config
-from edge_ad.training.feed import device_images
+from edge_ad.run_folder import RunConfig, SplitRecord, TorchEngine, finish, write_config
 from edge_ad.training.images import ImageStore, training_store
 from edge_ad_calibration.fit import QUANTILE_B, fit_calibration
 from edge_ad_runtime.calibration import Calibration
 from edge_ad_runtime.engines import RawMaps
+from edge_ad_runtime.engines.tiled import whole_image_engine
 from edge_ad_runtime.errors import CalibrationError, DataError
 from edge_ad_runtime.files import folder_written_atomically
 from edge_ad_runtime.scoring import apply_calibration
@@ -103,15 +102,10 @@ def open_validation(good: Sequence[Path], labelled: Dataset | None, config: RunC
     return Validation(store, training_store([i.path for i in labelled.test], config.preprocess), defects)
 
 
-def raw_maps(nets: EfficientAdNets, images: ImageStore) -> list[RawMaps]:
-    """The raw maps of each image, by the float nets in evaluation mode."""
-    nets.eval()
-    maps = []
-    with torch.inference_mode():
-        for i in range(len(images)):
-            st, ae = nets(device_images(images[i], nets))
-            maps.append(RawMaps(st[0].cpu().numpy(), ae[0].cpu().numpy()))
-    return maps
+def raw_maps(nets: EfficientAdNets, images: ImageStore, config: RunConfig) -> list[RawMaps]:
+    """The raw maps of each whole image, by the float nets in evaluation mode."""
+    engine = whole_image_engine(TorchEngine(nets), config.preprocess)
+    return [engine.run(images[i]) for i in range(len(images))]
 
 
 def calibrate(maps: Sequence[RawMaps], config: RunConfig) -> Calibration:
@@ -130,7 +124,7 @@ def evaluate_point(
     nets: EfficientAdNets, config: RunConfig, validation: Validation, step: int
 ) -> tuple[Point, Calibration] | None:
     """Measure the nets as they are; None where they cannot be calibrated yet (constant maps, say)."""
-    maps = raw_maps(nets, validation.good)
+    maps = raw_maps(nets, validation.good, config)
     try:
         calibration = calibrate(maps, config)
     except CalibrationError:
@@ -138,7 +132,7 @@ def evaluate_point(
     scores = np.asarray([apply_calibration(m, calibration)[1] for m in maps])
     auroc = None
     if validation.labelled is not None:
-        labelled = [apply_calibration(m, calibration)[1] for m in raw_maps(nets, validation.labelled)]
+        labelled = [apply_calibration(m, calibration)[1] for m in raw_maps(nets, validation.labelled, config)]
         auroc = image_auroc(labelled, validation.defects)
     tails = [float(np.quantile(np.stack([m[i] for m in maps]), QUANTILE_B)) for i in (0, 1)]
     point = Point(
