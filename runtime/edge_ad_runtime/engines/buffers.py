@@ -27,11 +27,12 @@ def fixed_shape(name: str, shape: Sequence[object], rank: int) -> Shape:
 
 
 def contiguous(batch: Image, shape: Shape) -> Image:
-    """The image itself where its memory can be read as it is, else a copy.
+    """The image itself where its memory can be read as it is, else a copy. (OpenVINO refuses memory that it may not write
+    to, though it only reads.)
 
     Raises:
         InputError: it has another size or type than the engine's.
     """
     if batch.shape != shape or batch.dtype != np.uint8:
         raise InputError(f"the engine takes uint8 {shape}, this is {batch.dtype} {batch.shape}")
-    return np.ascontiguousarray(batch)
+    return batch if batch.flags.c_contiguous and batch.flags.writeable else np.array(batch, order="C")
