@@ -16,12 +16,13 @@ _MULTIPLE = 16
 class Cut:
     """``shape`` gives what is kept of described nets, whose directions hold that energy; None keeps all of them, as a conversion without
     ``--compress`` does. With a ``tool``, a step of :mod:`tests.studies.peers`, nothing is cut nor fused: that tool
-    quantizes the plain graph."""
+    quantizes the plain graph. ``row`` ends the key of its line in the table where that is not ``key``."""
 
     key: str
     words: str
     shape: Callable[[NetsDescription, Energy], Shape] | None = None
     tool: str | None = None
+    row: str = ""
 
 
 def directions(st: int, ae: int) -> Cut:

@@ -40,10 +40,11 @@ _INTEGER = ["Conv", "Relu", "Add", "MaxPool"]
 
 
 class Padim(nn.Module):
-    """``float32 1x3x224x224`` in 0 to 1 to the distances, ``float32 1x56x56``."""
+    """``float32 1x3xSxS`` in 0 to 1, of ``side`` S, to the distances, ``float32 1xhxw``, a quarter of that."""
 
-    def __init__(self) -> None:
+    def __init__(self, side: int = SIDE) -> None:
         super().__init__()
+        self.grid = side // 4
         self.stem = _conv(3, 64, 7, 2)
         self.stages = nn.ModuleList()
         width = 64
@@ -57,7 +58,7 @@ class Padim(nn.Module):
             inside = chosen[(chosen >= first) & (chosen < first + channels)] - first
             self.register_buffer(f"chosen{i}", inside)
             first += channels
-        places = (SIDE // 4) ** 2
+        places = self.grid**2
         roots = torch.randn(places, DIRECTIONS, DIRECTIONS) / math.sqrt(DIRECTIONS)
         self.register_buffer("precision", roots @ roots.transpose(1, 2))
         self.register_buffer("mean", torch.randn(places, 1, DIRECTIONS))
@@ -70,11 +71,11 @@ class Padim(nn.Module):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             features = x.index_select(1, getattr(self, f"chosen{i}"))
-            kept.append(F.interpolate(features, size=(SIDE // 4, SIDE // 4), mode="nearest"))
+            kept.append(F.interpolate(features, size=(self.grid, self.grid), mode="nearest"))
         # One row vector for each position.
         joined = torch.cat(kept, 1).flatten(2).permute(2, 0, 1) - self.mean
         square = ((joined @ self.precision) * joined).sum(2)
-        return square.sqrt().view(1, SIDE // 4, SIDE // 4)
+        return square.sqrt().view(1, self.grid, self.grid)
 
 
 class _Block(nn.Module):

@@ -53,18 +53,19 @@ def variants() -> tuple[Variant, ...]:
         Variant("s-light", "S, light autoencoder", "fused", light(s)),
         Variant("s-widths-75", "S, hidden layers 75 %", "fused", narrow),
         Variant("s-widths-50", "S, hidden layers 50 %", "fused", half),
-        Variant("s-cut-50", "S, not retrained: hidden layers 50 %, 32/16 directions, light autoencoder", "fused",
+        Variant("s-cut-50", "S, 32/16 directions, light autoencoder, hidden layers 50 %", "fused",
                 light(half), (32, 16)),
         Variant("s-all-100", "S, conv1-2 shared, 64/32 directions, light autoencoder", "fused",
                 light(replace(s, shared_layers=2)), (64, 32)),
-        Variant("s-all-75", "the same, hidden layers 75 %, 32/16 directions", "fused",
+        Variant("s-all-75", "S, conv1-2 shared, 32/16 directions, light autoencoder, hidden layers 75 %", "fused",
                 light(replace(narrow, shared_layers=2)), (32, 16)),
-        Variant("s-all-50", "the same, hidden layers 50 %, 32/16 directions", "fused",
+        Variant("s-all-50", "S, conv1-2 shared, 32/16 directions, light autoencoder, hidden layers 50 %", "fused",
                 light(replace(half, shared_layers=2)), (32, 16)),
         Variant("n-plain", "n, plain", "plain", n),
         Variant("n-fused", "n, fused", "fused", n),
         Variant("n-directions-32", "n, 32/16 directions", "fused", n, (32, 16)),
-        Variant("n-widths-50", "n, hidden layers 50 %, 32/16 directions", "fused", narrower(n, 0.5), (32, 16)),
+        Variant("n-widths-50", "n, hidden layers 50 %", "fused", narrower(n, 0.5)),
+        Variant("n-cut-50", "n, 32/16 directions, hidden layers 50 %", "fused", narrower(n, 0.5), (32, 16)),
     )  # fmt: skip
 
 
