@@ -104,10 +104,19 @@ def merge(
     measured: dict[str, list[Figures]] = defaultdict(list)
     for f in figures:
         measured[f.row].append(f)
-    rows = [Row(k, w, c, latencies.get(k, {}), tuple(measured.pop(k, ()))) for k, w, c in known]
+    rows = []
+    for key, words, cost in known:
+        own = measured.pop(key, [])
+        rows.append(Row(key, words, cost or _mean_cost(own), latencies.get(key, {}), tuple(own)))
     for key, own in measured.items():
-        cost = Cost(
-            statistics.mean(f.cost.gmac for f in own), round(statistics.mean(f.cost.parameters for f in own))
-        )
-        rows.append(Row(key, own[0].words, cost, latencies.get(key, {}), tuple(own)))
+        rows.append(Row(key, own[0].words, _mean_cost(own), latencies.get(key, {}), tuple(own)))
     return rows
+
+
+def _mean_cost(figures: Sequence[Figures]) -> Cost | None:
+    if not figures:
+        return None
+    return Cost(
+        statistics.mean(f.cost.gmac for f in figures),
+        round(statistics.mean(f.cost.parameters for f in figures)),
+    )
