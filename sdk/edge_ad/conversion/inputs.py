@@ -62,7 +62,7 @@ def network_inputs(paths: Sequence[Path], spec: PreprocessSpec) -> NetworkInputs
 
 def tile_picks(images: int, tiles: int) -> list[tuple[int, int]]:
     """Image and tile of each pick: ``max(images, tiles)`` of them, spread evenly over both."""
-    return [((k // tiles + k % tiles) % images, k % tiles) for k in range(max(images, tiles))]
+    return [(k % images, k % tiles) for k in range(max(images, tiles))]
 
 
 def _name(path: Path, grid: TileGrid, tile: int) -> str:
