@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from edge_ad.cli.convert import command
-from edge_ad.conversion import job
+from edge_ad.conversion import build, job
 from edge_ad.run_folder import open_run
 from edge_ad_converters.fuse import FusedNets
 from edge_ad_converters.onnx_float import export_onnx
@@ -41,7 +41,7 @@ def quick() -> Iterator[None]:
         return exported[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job, "export_onnx", once)
+        patch.setattr(build, "export_onnx", once)
         patch.setattr(job, "_LATENCY_ROUNDS", 3)
         yield
 

@@ -22,7 +22,7 @@ from edge_ad.conversion import DEVICES, ConvertOptions, choose_images, convert
 from edge_ad.conversion.measure import MeasuredOn, Measurement, broken_limits, limits
 from edge_ad.conversion.quantize import MAX_FLOAT_SHARE
 from edge_ad.data import content_hash, read_dataset
-from edge_ad.report.model import Side
+from edge_ad.report.model import KindResult, Side
 from edge_ad.run_folder import open_run
 from edge_ad.training.job import train
 from edge_ad_converters.graph import convolutions, layer_name
@@ -54,6 +54,11 @@ def exit_code(args: list[str]) -> int:
 def check_report(bundle: Bundle, report: dict[str, Any]) -> None:
     """All that a report must say, in numbers that are possible."""
     assert bundle.report == report
+    (kind,) = report["kinds"]
+    assert (kind["kind"], kind["images"]) == ("square", 3)
+    for name in ("float", "target"):
+        # There is one kind of defect: its figure is that of all.
+        assert kind[f"{name}_auroc"] == pytest.approx(report[name]["image_auroc"])
     assert report["fusion_deviation"] < 1e-4
     assert report["measured_images"] == 6
     for side in ("float", "target"):
@@ -252,6 +257,42 @@ def test_limits(
     assert record.passed == (not broken) and record.forced == bool(broken)
 
 
+@pytest.mark.parametrize(
+    ("images", "good", "before", "after", "broken"),
+    [
+        (20, 20, 1.0, 0.981, False),
+        (20, 20, 1.0, 0.979, True),
+        # One pair that changed places is all that a kind of few images is forgiven.
+        (3, 10, 1.0, 29 / 30, False),
+        (3, 10, 1.0, 28 / 30, True),
+        (1, 4, 1.0, 0.75, False),
+        (1, 4, 1.0, 0.5, True),
+        # What float does not tell from good parts cannot be hidden.
+        (20, 20, 0.45, 0.2, False),
+        (20, 20, 0.51, 0.1, False),
+        (20, 20, 0.55, 0.1, True),
+        (20, 20, 0.9, 1.0, False),
+        (20, 20, 0.9, None, True),
+        (20, 20, 0.9, float("nan"), True),
+        (20, 20, None, None, False),
+    ],
+)
+def test_a_kind_of_defect_must_not_hide_among_the_others(
+    images: int, good: int, before: float | None, after: float | None, broken: bool
+) -> None:
+    kinds = (*["good"] * good, *["scratch"] * images)
+    on = MeasuredOn("", (Path("a.png"),) * len(kinds), kinds, None)
+    scratch = KindResult(kind="scratch", images=images, float_auroc=before, target_auroc=after)
+    measurement = Measurement(
+        on, side(0.99, 0.9), side(0.99, 0.9), Parity((), 1.0, 1.0, 1.0), 1.0, (), (scratch,)
+    )
+    found = broken_limits(measurement, ConvertOptions())
+    assert len(found) == broken
+    assert all("'scratch'" in text for text in found)
+    if broken and after is not None and math.isfinite(after):
+        assert not broken_limits(measurement, ConvertOptions(max_kind_drop=0.99))
+
+
 # What was asked for
 
 
@@ -279,6 +320,13 @@ def test_options_are_checked() -> None:
             else:
                 with pytest.raises(InputError, match="no arithmetic"):
                     ConvertOptions(target=target, precision=precision)
+    for wrong in ({"compress": 0.0}, {"compress": 1.5}, {"compress": "much"}, {"compress": float("nan")}):
+        with pytest.raises(InputError, match="is no share of the arithmetic"):
+            ConvertOptions(**wrong)
+    with pytest.raises(InputError, match="goes with --compress"):
+        ConvertOptions(compress_steps=3)
+    with pytest.raises(InputError, match="--max-kind-drop"):
+        ConvertOptions(max_kind_drop=-0.1)
     with pytest.raises(InputError, match="none of min-max"):
         ConvertOptions(ranges="widest")  # type: ignore[arg-type]
     for wrong in ({"max_drop": 1.5}, {"max_drop": -0.1}, {"min_map_correlation": 2.0}):

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 
 from edge_ad.report.model import (
+    Compression,
+    CompressionCandidate,
     FloatLayer,
     ImageResult,
     ImageSets,
+    KindResult,
     Latency,
     LayerSensitivity,
     Limits,
@@ -134,6 +137,43 @@ def report(images: Sequence[ImageResult] | None = None, **changes: Any) -> Repor
         "provenance": {"edge_ad": "0.1.0", "command": "edge-ad convert runs/bottle -o bottle.edgead", "seed": "42"},
     }  # fmt: skip
     return Report(**(fields | changes))
+
+
+KINDS = (
+    KindResult(kind="crack", images=4, float_auroc=0.9921, target_auroc=0.9412),
+    KindResult(kind="dent", images=5, float_auroc=0.9811, target_auroc=0.9833),
+)
+
+
+def candidate(label: str, share: float, auroc: float | None, **changes: Any) -> CompressionCandidate:
+    fields: dict[str, Any] = {
+        "label": label,
+        "gmac": 3.58128 * share,
+        "share": share,
+        "parameters": int(1_350_000 * share),
+        "image_auroc": auroc,
+        "aupro": None if auroc is None else auroc - 0.08,
+        "latency_ms": 20 * share + 2,
+        "latency_ratio": (20 * share + 2) / 22,
+    }
+    return CompressionCandidate(**(fields | changes))
+
+
+COMPRESSION = Compression(
+    asked="auto",
+    uncompressed=candidate("uncompressed", 1.0, 0.9876),
+    candidates=(
+        candidate(
+            "directions 32/16, widths 50%", 0.2514, 0.9611, kinds=KINDS, good_map_correlation=0.9713, lost=0.0812,
+            broken=("image AUROC drops from 0.9876 to 0.9611, by more than 0.005",),
+        ),
+        candidate(
+            "directions 32/16, widths 75%", 0.5123, 0.9871, kinds=KINDS, good_map_correlation=0.9931, lost=0.0021,
+            target_broken=(), chosen=True,
+        ),
+        candidate("directions 64/32", 0.9017, 0.9869, kinds=(), good_map_correlation=0.9991, lost=0.0),
+    ),
+)  # fmt: skip
 
 
 def unlabelled_report(count: int = 6) -> Report:

@@ -7,6 +7,7 @@ import math
 import os
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -18,7 +19,10 @@ from edge_ad_runtime.images import decode_image
 from edge_ad_runtime.verdict import Verdict
 from tests.report.page import Page, markdown_tables
 from tests.report.records import (
+    COMPRESSION,
     FLOAT_THRESHOLD,
+    KINDS,
+    candidate,
     image,
     noise_pictures,
     report,
@@ -72,6 +76,15 @@ RECORDS = {
         float_=side(-1.0, "ort", "fp32"),
         target=side(0.0, "ort", "int8"),
         flipped_verdicts=("b.png",),
+    ),
+    "compressed": report(compression=COMPRESSION, kinds=KINDS, lost=0.0021),
+    "compressed without labels": report(
+        [image(f"fit {n}", "good", 0.1 + 0.01 * n, 0.101 + 0.01 * n) for n in range(6)],
+        compression=msgspec.structs.replace(
+            COMPRESSION,
+            uncompressed=candidate("uncompressed", 1.0, None, chosen=True),
+            candidates=(candidate("widths 50%", 0.3, None, good_map_correlation=0.9, broken=("lost <b>",)),),
+        ),
     ),
     "another score": report(score_rule="mean"),
     "hostile": report(
@@ -142,7 +155,12 @@ def test_the_numbers_are_the_record_s(pages: dict[str, Page], name: str) -> None
     assert _value(median) == pytest.approx(record.map_correlation, abs=5.1e-5)
     assert page.row("fit")[0] == "21" and page.row("measurement")[0] == str(len(record.images))
     for p in record.precisions:
-        _, ms, memory, size = next(r[1:] for t in page.tables for r in t if r[:2] == [p.precision, p.engine])
+        _, ms, memory, size = next(
+            r[1:]
+            for t in page.tables
+            for r in t
+            if r[:2] in ([p.precision, p.engine], [f"{p.precision}, uncompressed", p.engine])
+        )
         assert float(ms) == p.engine_ms and size == f"{p.model_bytes / 1e6:.2f} MB"
         assert memory == ("-" if p.rss_mb is None else f"{p.rss_mb:.0f} MB")
     for layer in record.sensitivity:
@@ -244,6 +262,43 @@ def test_pictures_are_those_that_matter() -> None:
     asked.clear()
     render_html(report([image("calm.png", "good", 0.1, 0.1)]), noise_pictures(asked))
     assert asked == ["calm.png"]
+
+
+def test_the_kinds_stand_in_the_order_of_their_loss_with_a_picture() -> None:
+    asked: list[str] = []
+    record = report(kinds=KINDS)
+    page = Page(render_html(record, noise_pictures(asked)))
+    assert page.row("crack") == ["4", "0.9921", "0.9412", "-0.0509"]
+    assert page.row("dent") == ["5", "0.9811", "0.9833", "+0.0022"]
+    table = next(t for t in page.tables if t[0][0] == "kind")
+    assert [row[0] for row in table[1:]] == ["crack", "dent"]
+    cracks = [i for i in record.images if i.kind == "crack"]
+    # Thresholds differ by the same for all, so the score that fell the most is that of the smallest difference.
+    fallen = min(cracks, key=lambda i: (i.target_score or 0) - (i.float_score or 0))
+    assert asked[0] == fallen.name and "Of a kind that lost" in page.text
+    assert asked.count(fallen.name) == 1
+
+
+def test_the_compression_is_told_and_drawn(pages: dict[str, Page]) -> None:
+    page = pages["compressed"]
+    table = next(t for t in page.tables if "--compress" in t[0])
+    rows = {row[1]: dict(zip(table[0], row, strict=True)) for row in table[1:]}
+    for one in (COMPRESSION.uncompressed, *COMPRESSION.candidates):
+        row = rows[one.label]
+        assert float(row["GMAC"]) == pytest.approx(one.gmac, abs=0.006)
+        assert float(row["ms"]) == pytest.approx(one.latency_ms, abs=0.051)
+        assert float(row["of uncompressed"]) == pytest.approx(one.latency_ratio, abs=0.0051)
+        assert _value(row["image AUROC"]) == pytest.approx(one.image_auroc, abs=5.1e-5)
+    # The value that gives the same cut again: never below its share.
+    assert rows["directions 32/16, widths 50%"]["--compress"] == "0.252"
+    assert [table[i][-1] for i in range(1, 5)] == ["", "breaks a limit", "chosen", ""]
+    assert "crack -0.0509" in rows["directions 32/16, widths 75%"]["worst kind"]
+    assert "in float, image AUROC drops from 0.9876 to 0.9611" in page.text
+    assert "fp32, uncompressed" in page.text
+    assert page.tags.count("img") == pages["labelled"].tags.count("img") + 1 + 3
+    assert "Chosen: uncompressed" in pages["compressed without labels"].text
+    assert "fp32, uncompressed" not in pages["compressed without labels"].text
+    assert "--compress" not in pages["labelled"].text
 
 
 def test_a_thousand_images_with_the_worst_names_stay_small() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -13,11 +13,33 @@ import msgspec
 from edge_ad.cli.options import job_threads
 from edge_ad.cli.scoring_options import MIX_HELP, SCORE_HELP, mix, score
 from edge_ad.conversion import DEVICES, ConvertOptions, convert, labelled_images
-from edge_ad.conversion.options import DEFAULT_MAX_DROP, DEFAULT_MIN_MAP_CORRELATION
+from edge_ad.conversion.options import (
+    DEFAULT_MAX_DROP,
+    DEFAULT_MAX_KIND_DROP,
+    DEFAULT_MIN_MAP_CORRELATION,
+)
+from edge_ad.report.text import shown_name
 from edge_ad.run_folder import open_run
 from edge_ad_calibration.fit import DEFAULT_FALSE_REJECT_RATE
 from edge_ad_converters.ranges import RANGE_METHODS
 from edge_ad_runtime.engines import TARGETS, Target
+
+
+def _share(_: click.Context, __: click.Parameter, value: str | None) -> float | Literal["auto"] | None:
+    """``auto`` or a number above 0 and at most 1."""
+    if value is None:
+        return None
+    if value == "auto":
+        return "auto"
+    try:
+        share = float(value)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise click.BadParameter(
+            f"'{value}' is neither auto nor a share of the arithmetic above 0 and at most 1; 0.25 keeps a quarter"
+        )
+    return share
 
 
 @click.command()
@@ -50,11 +72,29 @@ from edge_ad_runtime.engines import TARGETS, Target
     help="How far image AUROC and AUPRO may each drop. Layers stay in float, or there is no bundle.",
 )
 @click.option(
+    "--max-kind-drop",
+    type=click.FloatRange(0, 1),
+    default=DEFAULT_MAX_KIND_DROP,
+    show_default=True,
+    help="How far the AUROC of a kind of defect may drop; one pair of images may change places in any case.",
+)
+@click.option(
     "--min-map-correlation",
     type=click.FloatRange(-1, 1),
     default=DEFAULT_MIN_MAP_CORRELATION,
     show_default=True,
     help="Of the float and the target's anomaly maps of good images, in the median.",
+)
+@click.option(
+    "--compress",
+    callback=_share,
+    metavar="SHARE|auto",
+    help="Keep this share of the arithmetic, such as 0.25; auto: as little as breaks no limit.",
+)
+@click.option(
+    "--compress-steps",
+    type=click.IntRange(0),
+    help="Steps of distillation that mend what was cut; 0 is quick.  [default: the compressor's own]",
 )
 @click.option("--force", is_flag=True, help="Write the bundle whatever limit it breaks; it says so inside.")
 @click.option(
@@ -95,6 +135,8 @@ def command(
     The bundle is measured against the float model before it is written, in its own engine, from the camera's
     image to the verdict. `edge-ad report` takes the page that says what was found out of it.
     """
+    if chosen["compress_steps"] is not None and chosen["compress"] is None:
+        raise click.UsageError("--compress-steps goes with --compress")
     if device is not None and target is not None:
         raise click.UsageError("--for chooses the target; give one of --for and --target")
     job_threads(threads)
@@ -138,6 +180,13 @@ def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
         values = [report[side].get(key) for side in ("float", "target")]
         if None not in values:
             lines.append(f"  {label:22}{values[0]:10d}{values[1]:10d}")
+    known = [k for k in report["kinds"] if None not in (k["float_auroc"], k["target_auroc"])]
+    if known:
+        worst = min(known, key=lambda k: float(k["target_auroc"]) - float(k["float_auroc"]))
+        label = f"AUROC of '{shown_name(worst['kind'])}'"
+        lines.append(
+            f"  {label:22}{worst['float_auroc']:10.4f}{worst['target_auroc']:10.4f}  (drops the most)"
+        )
     latency, engine = report["latency_ms"], report["target"]["engine"]
     score, median, worst, good = (
         "undefined" if report[name] is None else f"{report[name]:.4f}"
@@ -149,6 +198,13 @@ def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
         f"  flipped verdicts: {len(report['flipped_verdicts'])} of {report['measured_images']}",
     ]
     lines += [f"    {name}" for name in report["flipped_verdicts"]]
+    if (cut := report["compression"]) is not None:
+        tried = [cut["uncompressed"], *cut["candidates"]]
+        taken = next(c for c in tried if c["chosen"])
+        lines.append(
+            f"compression: {taken['label']}, {taken['gmac']:.3g} of {cut['uncompressed']['gmac']:.3g} GMAC, "
+            f"{taken['latency_ratio']:.2f} of the uncompressed {precision}'s time; {len(tried) - 1} tried"
+        )
     if (how := report["quantization"]) is not None:
         lines.append(f"INT8 ranges: {how['range_method']}; headroom of the differences {how['headroom']:.1f}")
         lines += [f"  left in float: {f['layer']} (+{f['cost_ms']:.2f} ms)" for f in how["float_layers"]]

@@ -14,29 +14,26 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 
 from edge_ad import __version__
+from edge_ad.conversion.build import Builder, Graphs, graphs
+from edge_ad.conversion.compress import ADVICE, Compressed, compress
 from edge_ad.conversion.images import ImageSets, choose_images
-from edge_ad.conversion.measure import Measurement, Reference, broken_limits, limits, measured_on
+from edge_ad.conversion.measure import Measurement, Reference, limits, measured_on
 from edge_ad.conversion.model import ConvertedModel, host_engine
 from edge_ad.conversion.options import ConvertOptions
-from edge_ad.conversion.quantize import Quantized, quantize
 from edge_ad.data import Dataset, content_hash
 from edge_ad.describe import describe
 from edge_ad.report.html import render_html
 from edge_ad.report.markdown import render_markdown
+from edge_ad.report.model import Compression, Latency, ModelBytes, PrecisionCost, Report, as_dict
 from edge_ad.report.model import ImageSets as SetSizes
-from edge_ad.report.model import Latency, ModelBytes, PrecisionCost, Report, as_dict
 from edge_ad.report.pictures import Picture, picture_of
 from edge_ad.run_folder import Run, TorchScorer
-from edge_ad_converters.cost import gmac
-from edge_ad_converters.fuse import fuse
-from edge_ad_converters.onnx_float import export_onnx
-from edge_ad_converters.targets import TargetForm, in_half_precision, target_form
+from edge_ad_converters.targets import TargetForm, target_form
 from edge_ad_runtime.bundle import GoldenSample, Manifest, check_bundle_path, open_bundle, write_bundle
 from edge_ad_runtime.calibration import encode_calibration
-from edge_ad_runtime.engines import Target, open_engine
+from edge_ad_runtime.engines import Precision, Target, open_engine
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.images import read_image
 from edge_ad_runtime.inspector import Inspector
@@ -92,45 +89,40 @@ def convert(
     spec, form = run.config.preprocess, target_form(options.target)
     sets = choose_images(run, calibration_images, test, options.seed)
     nets = describe(run.nets)
-    plain = export_onnx(fuse(nets))
-    graph = export_onnx(fuse(nets, centred=True)) if form.centred else plain
-    fp32 = form.encode(graph)
+    full = graphs(nets, form)
+    fp32 = form.encode(full.graph)
     # Opened before the work begins: a missing engine should not cost anyone minutes.
     _, stand_in = host_engine(options.target, fp32, "fp32")
-    float_bytes = plain.SerializeToString()
+    float_bytes = full.plain.SerializeToString()
     reference = ConvertedModel(open_engine("ort", float_bytes, "fp32"), "fp32", float_bytes, spec)
     fit_images = [read_image(p) for p in sets.fit]
     deviation = _check_fusion(run, reference, fit_images[:_PARITY_IMAGES])
     reference.fit(fit_images, run.config, options)
     measured = Reference(reference, measured_on(test, sets.held_back, sets.fit))
-
-    def open_file(model: bytes) -> ConvertedModel:
-        engine, _ = host_engine(options.target, model, options.precision)
-        return ConvertedModel(engine, options.precision, model, spec)
-
-    def judge(model: ConvertedModel) -> tuple[Measurement, tuple[str, ...]]:
-        model.fit(fit_images, run.config, options)
-        measurement = measured.compare(model)
-        return measurement, broken_limits(measurement, options)
-
-    quantized: Quantized | None = None
-    if options.precision == "int8":
-        quantized = quantize(graph, form, sets, spec, options, lambda g: open_file(form.encode(g)), judge)
-        attempt = quantized.attempt
-        target, measurement, broken = attempt.model, attempt.measurement, attempt.broken
-    else:
-        half = options.precision == "fp16" and options.target == "openvino"
-        target = open_file(form.encode(in_half_precision(graph)) if half else fp32)
-        measurement, broken = judge(target)
+    builder = Builder(run.config, form, sets, options, measured, fit_images)
+    compressed: Compressed | None = None
+    # All of the arithmetic is no compression.
+    if options.compress is not None and options.compress != 1:
+        compressed = compress(nets, full, builder)
+    built = compressed.built if compressed else builder.build(full)
+    target, measurement, broken, quantized = built.model, built.measurement, built.broken, built.quantized
+    cut = compressed is not None and not compressed.record.uncompressed.chosen
     if broken and not options.force:
+        advice = ADVICE if cut else "give more calibration images, another --ranges or a wider --max-drop"
         raise InputError(
-            f"the {options.precision} model breaks a limit: {'; '.join(broken)}. The bundle is not written; "
-            "give more calibration images, another --ranges or a wider --max-drop, or insist with --force"
+            f"the {options.precision} model{' that was compressed' if cut else ''} breaks a limit: "
+            f"{'; '.join(broken)}. The bundle is not written; {advice}, or insist with --force"
         )
     golden = _golden(target, fit_images, test)
-    manifest = _manifest(run, out, form, target, options, plain)
+    manifest = _manifest(
+        run, out, form, target, options, built.graphs, compressed.record if compressed else None
+    )
     costs = _precision_costs(manifest, target, fp32, options.target if stand_in is None else "ort")
-    warnings = (*sets.warnings, *(quantized.warnings if quantized else ()))
+    warnings = (
+        *sets.warnings,
+        *(compressed.warnings if compressed else ()),
+        *(quantized.warnings if quantized else ()),
+    )
     report = Report(
         name=manifest.name,
         created=manifest.created,
@@ -162,6 +154,9 @@ def convert(
         warnings=warnings,
         provenance={**manifest.provenance, **_data_provenance(sets, measurement), "command": options.command},
         stand_in=stand_in,
+        kinds=measurement.kinds,
+        lost=measurement.lost,
+        compression=compressed.record if compressed else None,
     )
     documents = _documents(report, reference, target, measurement)
     fields = as_dict(report)
@@ -195,7 +190,8 @@ def _manifest(
     form: TargetForm,
     target: ConvertedModel,
     options: ConvertOptions,
-    graph: onnx.ModelProto,
+    graphs: Graphs,
+    compression: Compression | None,
 ) -> Manifest:
     grid = run.config.preprocess.grid
     height, width = run.nets.map_size if grid is None else grid.map_size
@@ -208,10 +204,10 @@ def _manifest(
         preprocess=run.config.preprocess,
         map_height=height,
         map_width=width,
-        gmac=gmac(graph),
+        gmac=graphs.gmac,
         golden_tolerance=_golden_tolerance(options),
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        provenance=_provenance(run, target),
+        provenance=_provenance(run, target, compression),
         files={},
     )
 
@@ -225,13 +221,13 @@ def _precision_costs(
     manifest: Manifest, target: ConvertedModel, fp32: bytes, engine: Target
 ) -> tuple[PrecisionCost, ...]:
     """fp32 and the wanted precision in the same engine, in turn, as bundles that live for this only."""
-    files = {"fp32": fp32}
-    if target.precision != "fp32":
-        files[target.precision] = target.model
+    files: list[tuple[Precision, bytes]] = [("fp32", fp32)]
+    if target.model != fp32:
+        files.append((target.precision, target.model))
     calibration = encode_calibration(target.calibration)
     with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{name}.edgead" for name in files]
-        for path, (name, model) in zip(paths, files.items(), strict=True):
+        paths = [Path(folder) / f"{number}.edgead" for number in range(len(files))]
+        for path, (name, model) in zip(paths, files, strict=True):
             fields = msgspec.structs.replace(manifest, precision=name, target=engine)
             write_bundle(path, fields, model, calibration, (), {})
         timings = time_bundles(paths, rounds=_LATENCY_ROUNDS)
@@ -243,7 +239,7 @@ def _precision_costs(
             rss_mb=timing.rss_mb,
             model_bytes=len(model),
         )
-        for timing, (name, model) in zip(timings, files.items(), strict=True)
+        for timing, (name, model) in zip(timings, files, strict=True)
     )
 
 
@@ -277,8 +273,14 @@ def _golden(model: ConvertedModel, good: Sequence[Image], test: Dataset | None) 
     return tuple(samples)
 
 
-def _provenance(run: Run, target: ConvertedModel) -> dict[str, str]:
+def _provenance(run: Run, target: ConvertedModel, compression: Compression | None) -> dict[str, str]:
     c = run.config
+    cut = {}
+    if compression is not None and not compression.uncompressed.chosen:
+        chosen, whole = compression.chosen, compression.uncompressed.gmac
+        cut = {
+            "compressed": f"{chosen.label}: {chosen.share:.3g} of {whole:.3g} GMAC (--compress {compression.asked})"
+        }
     return {
         "edge_ad": __version__,
         **{name: found for name in _VERSIONS if (found := _version(name))},
@@ -290,6 +292,7 @@ def _provenance(run: Run, target: ConvertedModel) -> dict[str, str]:
         "steps": str(c.steps),
         "seed": str(c.seed),
         "training_images": str(len(run.split.train)),
+        **cut,
     }
 
 

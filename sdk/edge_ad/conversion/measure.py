@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from edge_ad.conversion.damage import MAX_LOST, Damage
 from edge_ad.conversion.model import ConvertedModel
 from edge_ad.conversion.options import ConvertOptions
 from edge_ad.data import Dataset
 from edge_ad.evaluation.evaluate import Evaluation, evaluate
-from edge_ad.report.model import GOOD, ImageResult, Limits, Side, defined, image_name
+from edge_ad.report.model import GOOD, ImageResult, KindResult, Limits, Side, defined, image_name
 from edge_ad_converters.parity import Parity, compare
 from edge_ad_runtime.engines import RawMaps
 from edge_ad_runtime.images import read_image
@@ -46,6 +47,8 @@ class Measurement:
     parity: Parity
     good_map_correlation: float | None
     images: tuple[ImageResult, ...]
+    kinds: tuple[KindResult, ...] = ()
+    lost: float | None = None
 
 
 class Reference:
@@ -55,8 +58,8 @@ class Reference:
         self.model, self.on = model, on
         self.maps, self.evaluation = _run(model, on)
 
-    def compare(self, target: ConvertedModel) -> Measurement:
-        """Measure the target on the same images."""
+    def compare(self, target: ConvertedModel, damage: Damage | None = None) -> Measurement:
+        """Measure the target on the same images, and where ``damage`` is given by that, too."""
         maps, evaluation = _run(target, self.on)
         parity = compare(self.maps, maps, self.model.calibration, target.calibration)
         images = tuple(
@@ -79,6 +82,8 @@ class Reference:
             parity=parity,
             good_map_correlation=float(np.median(good)) if good else None,
             images=images,
+            kinds=_kinds(self.on, self.evaluation, evaluation),
+            lost=None if damage is None else damage.lost(target.engine),
         )
 
 
@@ -103,12 +108,52 @@ def broken_limits(measurement: Measurement, options: ConvertOptions) -> tuple[st
             broken.append(
                 f"{label} drops from {before:.4f} to {after or 0.0:.4f}, by more than {options.max_drop:g}"
             )
+    good_images = sum(kind == GOOD for kind in measurement.on.kinds)
+    for kind in measurement.kinds:
+        allowed = allowed_kind_drop(kind.images, good_images, options.max_kind_drop)
+        if kind.drop is not None and not kind.drop <= allowed:
+            broken.append(
+                f"the defects '{kind.kind}' ({kind.images} images) are told from good parts less well: AUROC "
+                f"{kind.float_auroc:.4f}, then {kind.target_auroc or 0.0:.4f}; it may drop by {allowed:.3g}"
+            )
     correlation = measurement.good_map_correlation
     good = any(kind == GOOD for kind in measurement.on.kinds)
     if good and not (correlation is not None and correlation >= options.min_map_correlation):
         found = "not defined" if correlation is None else f"{correlation:.4f}"
         broken.append(f"the map correlation of good images is {found}, below {options.min_map_correlation:g}")
+    if measurement.lost is not None and not measurement.lost <= MAX_LOST:
+        broken.append(
+            f"{measurement.lost:.1%} of the map's cells that damage made stand out no longer do, more than "
+            f"{MAX_LOST:.0%}"
+        )
     return tuple(broken)
+
+
+def allowed_kind_drop(images: int, good: int, wanted: float) -> float:
+    """How far the AUROC of a kind of defect may drop: as wanted, or where that is less, by one exchange of ranks.
+
+    An AUROC is the share of the pairs of a defective and a good image in their right order. One pair that
+    changes places moves it by ``1 / (images * good)``, the least that it can move: with 3 defective and 10 good
+    images by 0.033. Rounding to 8 bits does that to two images of nearly the same score, so it says nothing. No
+    more than this one pair is forgiven: with few images a kind that is lost and one that is not look alike, and
+    the loss of a kind costs more than the speed.
+    """
+    # A hair above, since the difference of two rounded shares may exceed it.
+    return max(wanted, 1 / (images * good) if images and good else 0.0) + 1e-9
+
+
+def _kinds(on: MeasuredOn, before: Evaluation | None, after: Evaluation | None) -> tuple[KindResult, ...]:
+    if before is None or after is None:
+        return ()
+    return tuple(
+        KindResult(
+            kind=kind,
+            images=sum(k == kind for k in on.kinds),
+            float_auroc=auroc,
+            target_auroc=after.kind_auroc[kind],
+        )
+        for kind, auroc in before.kind_auroc.items()
+    )
 
 
 def limits(broken: tuple[str, ...], options: ConvertOptions) -> Limits:
@@ -116,6 +161,7 @@ def limits(broken: tuple[str, ...], options: ConvertOptions) -> Limits:
     return Limits(
         max_drop=options.max_drop,
         min_map_correlation=options.min_map_correlation,
+        max_kind_drop=options.max_kind_drop,
         passed=not broken,
         broken=broken,
         forced=bool(broken),

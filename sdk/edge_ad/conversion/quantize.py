@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -16,15 +14,14 @@ from edge_ad.conversion.inputs import NetworkInputs, network_inputs
 from edge_ad.conversion.measure import Measurement
 from edge_ad.conversion.model import ConvertedModel
 from edge_ad.conversion.options import ConvertOptions
+from edge_ad.conversion.timing import time_engines
 from edge_ad.report.model import FloatLayer, LayerSensitivity, Quantization, RangeCandidate
 from edge_ad_converters.coverage import coverage
 from edge_ad_converters.int8 import CalibrationSets, Int8Search
 from edge_ad_converters.ranges import RANGE_METHODS
 from edge_ad_converters.stress import stress_images
 from edge_ad_converters.targets import TargetForm
-from edge_ad_runtime.engines import Engine
 from edge_ad_runtime.preprocess import PreprocessSpec
-from edge_ad_runtime.types import Image
 
 # More images choose no better and cost time.
 _CHOOSING_IMAGES = 12
@@ -66,8 +63,12 @@ def quantize(
     options: ConvertOptions,
     open_: OpenGraph,
     judge: Judge,
+    *,
+    mend: bool = True,
 ) -> Quantized:
     """Search, build, measure; if a limit breaks, leave the fewest layers in float that mend it.
+
+    A model that will not be written gets no scan of its layers' sensitivity.
 
     Args:
         model: the float graph in the form's kind.
@@ -77,6 +78,7 @@ def quantize(
         options: the limits among them.
         open_: opens a QDQ graph in the target's engine.
         judge: fits and measures what was opened, and names the limits that it breaks.
+        mend: False leaves no layer in float.
 
     Raises:
         DataError: all calibration images look alike.
@@ -105,9 +107,10 @@ def quantize(
         )
         best = assess(())
         chosen = best
-        if best.broken and not options.force:
+        if best.broken and mend and not options.force:
             chosen = _fewest_in_float(search, assess) or best
-        sensitivity = search.sensitivity if options.sensitivity or chosen.in_float else ()
+        wanted = options.sensitivity and (options.force or not chosen.broken)
+        sensitivity = search.sensitivity if wanted or chosen.in_float else ()
     costs = _float_costs(search, open_, spec, best, chosen)
     record = Quantization(
         range_method=search.best.label,
@@ -163,20 +166,12 @@ def _float_costs(
 ) -> list[float]:
     """What each layer left in float costs, in ms for an image in the target's engine, against INT8 throughout."""
     batch = np.full((1, spec.height, spec.width, 3), 128, np.uint8)
-    return [
-        _extra_ms(whole.model.engine, open_(search.build([layer])).engine, batch) for layer in chosen.in_float
-    ]
-
-
-def _extra_ms(a: Engine, b: Engine, batch: Image) -> float:
-    times: list[list[int]] = [[], []]
-    for number in range(_TIMING_ROUNDS + 2):
-        for engine, column in zip((a, b), times, strict=True):
-            start = time.monotonic_ns()
-            engine.run(batch)
-            if number >= 2:
-                column.append(time.monotonic_ns() - start)
-    return (statistics.median(times[1]) - statistics.median(times[0])) / 1e6
+    costs = []
+    for layer in chosen.in_float:
+        engines = (whole.model.engine, open_(search.build([layer])).engine)
+        before, after = time_engines(engines, batch, _TIMING_ROUNDS)
+        costs.append(after.ms - before.ms)
+    return costs
 
 
 def _image_warnings(search: Int8Search, inputs: NetworkInputs, spec: PreprocessSpec) -> tuple[str, ...]:

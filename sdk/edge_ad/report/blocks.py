@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Tone: TypeAlias = Literal["good", "bad", "note"]
-ChartKind: TypeAlias = Literal["scatter", "histograms", "correlations", "sensitivity"]
+ChartKind: TypeAlias = Literal["scatter", "histograms", "correlations", "sensitivity", "pareto"]
 
 
 @dataclass(frozen=True)

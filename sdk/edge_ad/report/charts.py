@@ -11,8 +11,8 @@ import numpy.typing as npt
 from edge_ad.evaluation.charts import bin_edges, kind_colours, png_of
 from edge_ad.report.blocks import ChartKind
 from edge_ad.report.content import relative_scores
-from edge_ad.report.model import GOOD, ImageResult, Report, defined
-from edge_ad_runtime.errors import MissingExtra
+from edge_ad.report.model import GOOD, CompressionCandidate, ImageResult, Report, defined
+from edge_ad_runtime.errors import InputError, MissingExtra
 
 try:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ except ImportError as error:
 _DPI = 120
 _FLIPPED = "#d62728"
 _NO_LABEL = "#6b7280"
+_PASSES = "#2e8b57"
 # Where the axis of map correlations may have a tick, and those that remain on a long one.
 _TICKS = (
     -1,
@@ -53,6 +54,8 @@ def draw(kind: ChartKind, report: Report) -> bytes:
         return scatter(report)
     if kind == "histograms":
         return histograms(report)
+    if kind == "pareto":
+        return pareto(report)
     return correlations(report) if kind == "correlations" else sensitivity(report)
 
 
@@ -192,6 +195,57 @@ def sensitivity(report: Report) -> bytes:
     axes.set_ylim(max(len(layers), 1) - 0.4, -0.6)
     axes.set_xlabel("relative map error if only this layer is INT8")
     return png_of(figure)
+
+
+def pareto(report: Report) -> bytes:
+    """Accuracy over time of each cut, a panel for each measure that the images give.
+
+    Raises:
+        InputError: the report has no compression.
+    """
+    if report.compression is None:
+        raise InputError("the report has no compression to draw")
+    tried = (report.compression.uncompressed, *report.compression.candidates)
+    panels = [
+        (label, values)
+        for label, values in (
+            ("image AUROC", [defined(c.image_auroc) for c in tried]),
+            ("AUPRO", [defined(c.aupro) for c in tried]),
+        )
+        if any(v is not None for v in values)
+    ]
+    # Without labels the maps tell, and the uncompressed ones are those of the comparison.
+    panels = panels or [("map correlation", [1.0, *(defined(c.good_map_correlation) for c in tried[1:])])]
+    figure = Figure(figsize=(8, 0.4 + 3.4 * len(panels)), dpi=_DPI, layout="constrained")
+    for place, (label, values) in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, place + 1)
+        _front(axes, [(c, v) for c, v in zip(tried, values, strict=True)])
+        axes.set_ylabel(f"{label}, float")
+    axes.set_xlabel(f"ms per image, {report.target.precision} in {report.target.engine}, this machine")
+    return png_of(figure)
+
+
+def _front(axes: Axes, points: Sequence[tuple[CompressionCandidate, float | None]]) -> None:
+    """The marks with their numbers, and the line through those that no other beats in both."""
+    front: list[tuple[float, float]] = []
+    for number, (candidate, value) in enumerate(points):
+        if value is None:
+            continue
+        x = candidate.latency_ms
+        colour = _PASSES if candidate.passes else _FLIPPED
+        axes.plot(
+            [x], [value], "o", color=colour, fillstyle="full" if candidate.passes else "none", markersize=7
+        )
+        if candidate.chosen:
+            axes.plot([x], [value], "o", color="black", fillstyle="none", markersize=13)
+        axes.annotate(str(number), (x, value), xytext=(6, 5), textcoords="offset points", fontsize=8)
+        if candidate.passes:
+            front.append((x, value))
+    best = [p for p in front if not any(o != p and o[0] <= p[0] and o[1] >= p[1] for o in front)]
+    axes.plot(*zip(*sorted(best), strict=True), color=_PASSES, linewidth=1, alpha=0.6, zorder=0)
+    axes.set_xlim(left=0)
+    axes.margins(y=0.15)
+    axes.grid(alpha=0.25)
 
 
 _Point = tuple[ImageResult, float, float]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from edge_ad.report.blocks import Block, Chart, ColourScale, Fold, Heading, Heats, Notice, Table, Text
-from edge_ad.report.model import GOOD, ImageResult, Report, Side, defined
+from edge_ad.report.model import GOOD, CompressionCandidate, ImageResult, Report, Side, defined
 from edge_ad.report.text import (
     UNDEFINED,
     count,
@@ -22,7 +23,9 @@ from edge_ad.report.text import (
 )
 
 DRAWN_FLIPS = 12
-"""Flipped verdicts that are shown with pictures."""
+"""Flipped verdicts that are shown with pictures, those of the kinds that lost among them."""
+DRAWN_KINDS = 4
+"""Kinds of defect that lost and are shown with a picture."""
 # What the table of all images may take of a page that should stay below 1.5 MB.
 _TABLE_BYTES = 350_000
 
@@ -35,6 +38,8 @@ def blocks(report: Report) -> Iterator[Block]:
     """The report from the verdict to the table of all images."""
     yield from _verdict(report)
     yield from _accuracy(report)
+    yield from _kinds(report)
+    yield from _compression(report)
     yield from _scores(report)
     yield from _maps(report)
     yield from _flips(report)
@@ -57,6 +62,11 @@ def _verdict(r: Report) -> Iterator[Block]:
     wanted = [f"accuracy may drop by {significant(limits.max_drop)}"] if limits.max_drop is not None else []
     if limits.min_map_correlation is not None:
         wanted.append(f"the map correlation must reach {significant(limits.min_map_correlation)}")
+    if limits.max_kind_drop is not None and r.kinds:
+        wanted.append(
+            f"the AUROC of each kind of defect may drop by {significant(limits.max_kind_drop)} or by one pair of "
+            "images"
+        )
     allowed = f"Limits: {', '.join(wanted)}." if wanted else "No limits were set."
     if limits.broken:
         insisted = (
@@ -129,6 +139,124 @@ def _accuracy(r: Report) -> Iterator[Block]:
     yield Table(("", "float", "target", "change", "what it is"), tuple(rows), right=(1, 2, 3))
     if any(UNDEFINED in row for row in rows):
         yield Text(f"“{UNDEFINED}”: not measured, because labels or masks of the defects are missing.")
+
+
+def _kinds(r: Report) -> Iterator[Block]:
+    if not r.kinds:
+        return
+    yield Heading("Kinds of defect")
+    yield Text(
+        "The image AUROC of each kind of defect alone against the good images, the largest drop first. A kind that "
+        "float finds and target does not would hide among the others in the figure for all."
+    )
+    ordered = sorted(r.kinds, key=lambda k: -(defined(k.drop) or 0.0))
+    yield Table(
+        ("kind", "images", "float", "target", "change"),
+        tuple(
+            (
+                shown_name(k.kind),
+                str(k.images),
+                number(k.float_auroc),
+                number(k.target_auroc),
+                difference(k.float_auroc, k.target_auroc),
+            )
+            for k in ordered
+        ),
+        right=(1, 2, 3, 4),
+    )
+    for image in lost_images(r):
+        yield Heats(image.name, f"Of a kind that lost, the score fell the most: {_described(image, r)}.")
+
+
+def lost_images(r: Report) -> list[ImageResult]:
+    """Of each kind whose AUROC dropped, at most :data:`DRAWN_KINDS` kinds, the image whose score fell the most."""
+    dropped = sorted((k for k in r.kinds if (defined(k.drop) or 0.0) > 0), key=lambda k: -(k.drop or 0.0))
+    return [
+        min((i for i in r.images if i.kind == kind.kind), key=lambda i: _rise(i, r))
+        for kind in dropped[:DRAWN_KINDS]
+    ]
+
+
+def _compression(r: Report) -> Iterator[Block]:
+    if (c := r.compression) is None:
+        return
+    yield Heading("Compression")
+    how = (
+        "Shapes of the networks with less arithmetic, the cheapest first; the cheapest that breaks no limit in float "
+        f"nor in {r.target.precision} was to be taken"
+        if c.asked == "auto"
+        else f"The networks cut to {c.asked} of their arithmetic"
+    )
+    yield Text(
+        f"{how}. Chosen: {c.chosen.label}, {number(c.chosen.gmac, 2)} GMAC of {number(c.uncompressed.gmac, 2)}. "
+        "Float in this report is the uncompressed model. The accuracy here is that of the cut alone, in float; what "
+        "came of the chosen one as a whole stands under “Accuracy”."
+    )
+    yield Table(
+        (
+            "",
+            "cut",
+            "GMAC",
+            "parameters",
+            "ms",
+            "of uncompressed",
+            "image AUROC",
+            "AUPRO",
+            "worst kind",
+            "map correlation",
+            "damage lost",
+            "--compress",
+            "",
+        ),
+        tuple(_candidate_row(n, one) for n, one in enumerate((c.uncompressed, *c.candidates))),
+        right=(2, 3, 4, 5, 6, 7, 9, 10, 11),
+    )
+    yield Text(
+        f"Time is that of one image as {r.target.precision} in {r.target.engine} on the machine of the conversion, "
+        "“of uncompressed” its ratio in the same rounds. “Worst kind” is the kind of defect whose AUROC drops the "
+        "most. “Map correlation” is that of good images with the uncompressed float model. “Damage lost” is the share "
+        "of the map's cells that damage (squares of noise, black, white, inverted and foreign pixels) lifted far "
+        "above all good ones and no longer does. To take another cut, convert with the value in its row; one that "
+        "breaks a limit needs --force as well."
+    )
+    yield Chart(
+        "pareto",
+        "Accuracy over time: each mark is a row of the table, with its number. Up and to the left is better. The line "
+        "joins what is not beaten in both, among those that break no known limit (filled marks); hollow marks break "
+        "one, the ring is the chosen one.",
+        "Accuracy of each cut over its time",
+    )
+    if broken := [b for b in (_breaks(n + 1, one, r) for n, one in enumerate(c.candidates)) if b]:
+        yield Notice("note", "Limits that the others break", items=tuple(broken))
+
+
+def _candidate_row(n: int, c: CompressionCandidate) -> tuple[str, ...]:
+    worst = c.worst_kind
+    return (
+        str(n),
+        c.label,
+        number(c.gmac, 2),
+        f"{c.parameters / 1e6:.2f} M",
+        number(c.latency_ms, 1),
+        number(c.latency_ratio, 2),
+        number(c.image_auroc),
+        number(c.aupro),
+        UNDEFINED if worst is None else f"{shown_name(worst.kind)} {difference(worst.float_auroc, worst.target_auroc)}",
+        number(c.good_map_correlation),
+        UNDEFINED if defined(c.lost) is None else percent(c.lost or 0.0),
+        # Rounded up, so that the same shape fits.
+        f"{math.ceil(c.share * 1000) / 1000:g}" if c.share < 1 else UNDEFINED,
+        "chosen" if c.chosen else "" if c.passes else "breaks a limit",
+    )  # fmt: skip
+
+
+def _breaks(n: int, c: CompressionCandidate, r: Report) -> str:
+    parts = []
+    if c.broken:
+        parts.append(f"in float, {'; '.join(c.broken)}")
+    if c.target_broken:
+        parts.append(f"in {r.target.precision}, {'; '.join(c.target_broken)}")
+    return f"{n} ({c.label}): {'. '.join(parts)}" if parts else ""
 
 
 def _scores(r: Report) -> Iterator[Block]:
@@ -240,19 +368,24 @@ def _flips(r: Report) -> Iterator[Block]:
         "Those whose scores moved farthest come first. A flip close to the threshold says little about the "
         "conversion, one far from it a lot."
     )
-    shown = sorted(flipped, key=lambda i: -_moved(i, r))[:DRAWN_FLIPS]
+    drawn = lost_images(r)
+    shown = sorted((i for i in flipped if i not in drawn), key=lambda i: -abs(_rise(i, r)))
+    shown = shown[: DRAWN_FLIPS - len(drawn)]
     for image in shown:
         yield Heats(image.name, f"{_described(image, r)}.")
-    if more := len(flipped) - len(shown):
+    above = sum(i.flipped for i in drawn)
+    if above:
+        yield Text(f"{plural(above, 'flipped image')} stand above, under the kinds of defect.")
+    if more := len(flipped) - len(shown) - above:
         yield Text(f"{more} more lead the table of all images at the end.")
 
 
-def _moved(image: ImageResult, r: Report) -> float:
-    """How far the score moved relative to the threshold; a score that is not finite moved farthest."""
+def _rise(image: ImageResult, r: Report) -> float:
+    """How far the score rose relative to the threshold; one that is not finite fell farthest."""
     a, b = defined(image.float_score), defined(image.target_score)
     if a is None or b is None:
-        return float("inf")
-    return abs((b - r.target.calibrated_threshold) - (a - r.float_.calibrated_threshold))
+        return float("-inf")
+    return (b - r.target.calibrated_threshold) - (a - r.float_.calibrated_threshold)
 
 
 def _described(image: ImageResult, r: Report) -> str:
@@ -275,18 +408,19 @@ def _cost(r: Report) -> Iterator[Block]:
         f"needs {significant(r.gmac)} GMAC (1e9 multiply-accumulates) per image. The model file has "
         f"{megabytes(r.model_bytes.float_)} as float and {megabytes(r.model_bytes.target)} as target."
     )
+    cut = r.compression is not None and not r.compression.uncompressed.chosen
     if r.precisions:
         yield Table(
             ("precision", "engine", "ms per image", "memory", "model file"),
             tuple(
                 (
-                    p.precision,
+                    f"{p.precision}, uncompressed" if cut and n == 0 else p.precision,
                     p.engine,
                     number(p.engine_ms, 1),
                     UNDEFINED if defined(p.rss_mb) is None else f"{number(p.rss_mb, 0)} MB",
                     megabytes(p.model_bytes),
                 )
-                for p in r.precisions
+                for n, p in enumerate(r.precisions)
             ),
             right=(2, 3, 4),
         )

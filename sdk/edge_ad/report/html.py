@@ -52,7 +52,7 @@ summary { cursor: pointer }
   figure, .notice, tr { break-inside: avoid } .chart img { max-height: 120mm } .wide { overflow: visible } }
 """
 # Columns are aligned by a class of the table, which is shorter than one for each cell.
-_COLUMNS = 9
+_COLUMNS = 13
 _PAGE = Template("""<!doctype html>
 <html lang="en">
 <head>

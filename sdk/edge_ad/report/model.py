@@ -111,7 +111,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     """What the conversion may cost, and whether it does.
 
     ``max_drop`` is how far an accuracy figure may drop from float to target, ``min_map_correlation`` the
-    smallest map correlation allowed (None: no such limit). ``broken`` has a sentence for each broken limit;
+    smallest map correlation allowed, ``max_kind_drop`` how far the image AUROC of a kind of defect may drop, where
+    it has so many images that one pair of ranks is less (None: no such limit). ``broken`` has a sentence for each broken limit;
     ``forced`` says that the user wanted the bundle whatever the limits say.
 
     Raises:
@@ -123,6 +124,7 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     passed: bool
     broken: tuple[str, ...]
     forced: bool
+    max_kind_drop: float | None = None
 
     def __post_init__(self) -> None:
         if self.passed == bool(self.broken):
@@ -149,6 +151,86 @@ class ImageResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_on
         return (self.float_verdict is Verdict.PASS) != (self.target_verdict is Verdict.PASS)
 
 
+class KindResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A kind of defect: how many images show it, and the image AUROC of these against the good ones, by each
+    model; None without good images, or where the target's scores are not finite."""
+
+    kind: str
+    images: int
+    float_auroc: float | None
+    target_auroc: float | None
+
+    @property
+    def drop(self) -> float | None:
+        """How far the AUROC drops; None where float's is not known.
+
+        Only down to 0.5: a model does not see less of a kind than nothing, and below 0.5 the order is chance.
+        """
+        if self.float_auroc is None:
+            return None
+        return self.float_auroc - max(self.target_auroc or 0.0, min(0.5, self.float_auroc))
+
+
+class CompressionCandidate(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The nets with less arithmetic: what is left, what that does in float, and how long the final form takes.
+
+    ``gmac`` is in units of 1e9 for an image, ``share`` that of the uncompressed nets (0 to 1), ``parameters`` the
+    graph's. The accuracy figures, ``kinds`` (float: the uncompressed nets, target: these) and
+    ``good_map_correlation`` (to the uncompressed nets) are those of the float graph; None where the images do not
+    tell. ``lost`` is the share of the map's cells that damage lifted before and no longer does. ``latency_ms`` is
+    the median engine time of the final form and ``latency_ratio`` its ratio to the uncompressed nets' in the same
+    rounds. ``broken`` has a sentence for each limit that breaks in float, ``target_broken`` in the final form (None:
+    that was not built to be measured).
+    """
+
+    label: str
+    gmac: float
+    share: float
+    parameters: int
+    image_auroc: float | None
+    aupro: float | None
+    latency_ms: float
+    latency_ratio: float
+    kinds: tuple[KindResult, ...] = ()
+    good_map_correlation: float | None = None
+    lost: float | None = None
+    broken: tuple[str, ...] = ()
+    target_broken: tuple[str, ...] | None = None
+    chosen: bool = False
+
+    @property
+    def worst_kind(self) -> KindResult | None:
+        """The kind of defect whose AUROC drops the most; None without kinds."""
+        return max(self.kinds, key=lambda k: defined(k.drop) or 0.0, default=None)
+
+    @property
+    def passes(self) -> bool:
+        """Whether no limit is known to break."""
+        return not self.broken and not self.target_broken
+
+
+class Compression(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What was tried to save arithmetic. ``asked`` is ``auto`` or the share of the arithmetic; the candidates are in
+    the order of their GMAC, the least first.
+
+    Raises:
+        InputError: not exactly one of the candidates and the uncompressed nets was chosen.
+    """
+
+    asked: str
+    uncompressed: CompressionCandidate
+    candidates: tuple[CompressionCandidate, ...]
+
+    def __post_init__(self) -> None:
+        if sum(c.chosen for c in (self.uncompressed, *self.candidates)) != 1:
+            raise InputError("the report of the compression does not say which candidate was chosen")
+
+    @property
+    def chosen(self) -> CompressionCandidate:
+        """What the bundle holds."""
+        return next(c for c in (self.uncompressed, *self.candidates) if c.chosen)
+
+
 class ImageSets(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Number of images that gave the INT8 ranges, the quantiles and threshold, and the figures."""
 
@@ -165,8 +247,10 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     the cells of an image's two combined maps: ``map_correlation`` the median over the images,
     ``worst_map_correlation`` the smallest, ``good_map_correlation`` the median over good images.
     ``fusion_deviation`` is the largest relative deviation of the fused float graph from the plain networks.
-    ``stand_in`` says which engine computed where the target's own is not installed. ``provenance`` is names
-    and values (versions, command, data hash, machine, teacher, seed).
+    ``stand_in`` says which engine computed where the target's own is not installed. ``kinds`` are the kinds of
+    defect among the measured images. ``lost`` is the share of the map's cells that damage lifted in float and does
+    not in target; it is measured where ``compression`` says what was tried. ``provenance`` is names and values (versions, command, data hash, machine,
+    teacher, seed).
 
     Raises:
         InputError: the record contradicts itself, or is of a newer format.
@@ -198,6 +282,9 @@ class Report(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tr
     warnings: tuple[str, ...]
     provenance: dict[str, str]
     stand_in: str | None = None
+    kinds: tuple[KindResult, ...] = ()
+    lost: float | None = None
+    compression: Compression | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
