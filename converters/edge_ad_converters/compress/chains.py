@@ -48,10 +48,14 @@ class Chains:
     def features(self, image: Tensor) -> Features:
         """Of normalized images ``float32 Nx3xHxW``."""
         trunk = _run(self.trunk, image)
+        return Features(_run(self.teacher, trunk), _run(self.student, trunk), self.decoded(image))
+
+    def decoded(self, image: Tensor) -> Tensor:
+        """What the autoencoder's steps make of normalized images."""
         x = _run(self.encoder, image)
         for step in self.steps:
             x = activate(step.layer, convolve(step.layer, resized(step, x)))
-        return Features(_run(self.teacher, trunk), _run(self.student, trunk), x)
+        return x
 
     def differences(self, features: Features) -> Differences:
         """What the maps are the mean squares of."""

@@ -13,8 +13,8 @@ from edge_ad_converters.compress.chains import Chains, Differences, chains_of, d
 from edge_ad_converters.compress.layers import activate, convolve, normalized, patches, resized
 from edge_ad_converters.compress.moments import Moments, principal
 from edge_ad_converters.compress.recover import RECOVERY_STEPS, Example, recover
-from edge_ad_converters.compress.refit import LeastSquares, with_weights
-from edge_ad_converters.compress.select import choose_channels, readers_energy
+from edge_ad_converters.compress.refit import LeastSquares, rewritten, with_weights
+from edge_ad_converters.compress.select import choose_channels, readers_energy, reconstruction
 from edge_ad_converters.compress.shape import MAX_DIRECTIONS, Shape, check_shape, full_shape
 from edge_ad_converters.description import ConvLayer, NetsDescription
 from edge_ad_runtime.errors import InputError
@@ -164,28 +164,34 @@ class Compressor:
         return torch.stack((flat // width, flat % width), 1)
 
     def _fitted(self, shape: Shape) -> Chains:
-        if (
-            replace(shape, st_directions=self.full.st_directions, ae_directions=self.full.ae_directions)
-            == self.full
-        ):
+        turned = self._turned(shape)
+        narrow = replace(shape, st_directions=self.full.st_directions, ae_directions=self.full.ae_directions)
+        if narrow == self.full:
             # The features stay as they are: dropping directions is exact.
-            return self._turned(shape)
-        chains = self._chains
-        kept = self._kept(shape)
+            return turned
+        chains, kept = self._chains, self._kept(shape)
         images = [s.image for s in self._seen]
-        trunk, xs, changed = self._refit_chain("trunk", chains.trunk, kept, images, None)
-        teacher, ts, _ = self._refit_chain("teacher", chains.teacher, kept, xs, changed)
-        student, ss, _ = self._refit_chain("student", chains.student, kept, xs, changed)
+        trunk, xs, made = self._refit_chain("trunk", chains.trunk, kept, images, None)
+        teacher, ts, made_t = self._refit_chain("teacher", chains.teacher, kept, xs, made)
+        student, ss, made_s = self._refit_chain("student", chains.student, kept, xs, made)
         del xs
         steps = (*chains.steps[: shape.decoder_steps], chains.steps[-1])
         short = replace(chains, steps=steps[:-1])
-        hidden = [short.features(image).autoencoder for image in images]
         last = steps[-1]
-        inputs = [resized(last, x) for x in hidden]
-        if shape.decoder_steps < self.full.decoder_steps:
-            last = replace(last, layer=self._refit("decoder", last.layer, inputs, None))
+        inputs = [resized(last, short.decoded(image)) for image in images]
+        shorter = shape.decoder_steps < self.full.decoder_steps
+        if shorter:
+            last = replace(last, layer=self._refit("decoder", last.layer, inputs))
         as_ = [activate(last.layer, convolve(last.layer, x)) for x in inputs]
-        found = replace(chains, trunk=trunk, teacher=teacher, student=student, steps=(*steps[:-1], last))
+        found = replace(
+            turned,
+            trunk=trunk,
+            teacher=teacher,
+            student=student,
+            steps=(*steps[:-1], last),
+            teacher_last=_read_through(turned.teacher_last, made_t),
+            student_last=_read_through(turned.student_last, made_s),
+        )
         return self._refit_last(found, shape, ts, ss, as_)
 
     def _turned(self, shape: Shape) -> Chains:
@@ -264,50 +270,57 @@ class Compressor:
         layers: Sequence[ConvLayer],
         kept: dict[str, Tensor],
         xs: list[Tensor],
-        before: Tensor | None,
+        made: Tensor | None,
     ) -> tuple[tuple[ConvLayer, ...], list[Tensor], Tensor | None]:
         """Narrow a chain and fit each layer to what the layers before it have become.
 
-        ``before`` says which channels of the inputs are left and None that the inputs are the full nets' own.
-        Returns the layers, their last outputs and the same for these.
+        ``made`` makes the full nets' channels of those of ``xs``; None says that they are the same. Returns the
+        layers, their last outputs and the same for these.
         """
         fitted = []
         for i, layer in enumerate(layers):
             name = f"{chain}{i}"
             channels = kept[name]
-            whole = len(channels) == len(layer.bias)
-            if before is None:
+            if made is None:
                 layer = replace(layer, weight=layer.weight[channels], bias=layer.bias[channels])
             else:
-                layer = self._refit(name, layer, xs, channels)
-            before = channels if before is not None or not whole else None
+                layer = self._refit(name, _read_through(layer, made), xs, channels)
+            if made is not None or len(channels) < len(self._covariance[name].mean):
+                made = reconstruction(self._covariance[name].covariance, channels)
             xs = [activate(layer, convolve(layer, x)) for x in xs]
             fitted.append(layer)
-        return tuple(fitted), xs, before
+        return tuple(fitted), xs, made
 
-    def _refit(self, name: str, layer: ConvLayer, xs: Sequence[Tensor], channels: Tensor | None) -> ConvLayer:
-        """The layer's weights that give its old outputs (those ``channels`` of them) from the inputs as they are."""
+    def _refit(
+        self,
+        name: str,
+        layer: ConvLayer,
+        xs: Sequence[Tensor],
+        channels: Tensor | None = None,
+    ) -> ConvLayer:
+        """The layer's weights that give its old outputs (those ``channels`` of them) from the inputs as they are.
+
+        With ``channels`` the layer's own weights are the first guess; None takes all outputs and guesses nothing.
+        """
         self._status(f"compress: fit {name}")
         kernel = layer.weight.shape[-1]
-        count = len(layer.bias) if channels is None else len(channels)
-        system = LeastSquares(xs[0].shape[1] * kernel**2, count)
+        rows = torch.arange(len(layer.bias)) if channels is None else channels
+        system = LeastSquares(xs[0].shape[1] * kernel**2, len(rows))
         for seen, x in zip(self._seen, xs, strict=True):
-            target = seen.targets[name] if channels is None else seen.targets[name][:, channels]
-            system.add(patches(layer, x, seen.places[name]), target)
-        return with_weights(layer, *system.solve())
+            system.add(patches(layer, x, seen.places[name]), seen.targets[name][:, rows])
+        first = None if channels is None else layer.weight[rows].flatten(1)
+        return with_weights(layer, *system.solve(first))
 
     def _refit_last(
         self, chains: Chains, shape: Shape, ts: list[Tensor], ss: list[Tensor], as_: list[Tensor]
     ) -> Chains:
-        """Last layers that give the leading directions of both differences."""
+        """Last layers that give the leading directions of both differences; those given are the first guess."""
         self._status("compress: fit the differences")
         t, s, a = chains.teacher_last, chains.student_last, chains.autoencoder_last
         st, ae = shape.st_directions, shape.ae_directions
-        systems: list[LeastSquares] = []
-        sizes = [
-            x.shape[1] * layer.weight.shape[-1] ** 2 for x, layer in ((ts[0], t), (ss[0], s), (as_[0], a))
-        ]
-        systems = [LeastSquares(sizes[0] + sizes[1], st), LeastSquares(sizes[2] + sizes[1], ae)]
+        t_first, s_first, a_first = (layer.weight.flatten(1) for layer in (t, s, a))
+        t_size, s_size, a_size = (w.shape[1] for w in (t_first, s_first, a_first))
+        systems = [LeastSquares(t_size + s_size, st), LeastSquares(a_size + s_size, ae)]
         for seen, xt, xs, xa in zip(self._seen, ts, ss, as_, strict=True):
             places = seen.places["last"]
             pt, ps, pa = patches(t, xt, places), patches(s, xs, places), patches(a, xa, places)
@@ -316,14 +329,20 @@ class Compressor:
                 target = wanted[0][:, places[:, 0], places[:, 1]].T
                 weight = 1 / (target.square().sum(1) + normal)
                 system.add(torch.cat((own, ps), 1), target, weight)
-        (st_w, st_b), (ae_w, ae_b) = systems[0].solve(), systems[1].solve()
-        student = torch.cat((-st_w[:, sizes[0] :], -ae_w[:, sizes[2] :]))
+        st_w, st_b = systems[0].solve(torch.cat((t_first, -s_first[:st]), 1))
+        ae_w, ae_b = systems[1].solve(torch.cat((a_first, -s_first[st:]), 1))
+        student = torch.cat((-st_w[:, t_size:], -ae_w[:, a_size:]))
         return replace(
             chains,
-            teacher_last=with_weights(t, st_w[:, : sizes[0]], st_b),
+            teacher_last=with_weights(t, st_w[:, :t_size], st_b),
             student_last=with_weights(s, student, torch.zeros(st + ae)),
-            autoencoder_last=with_weights(a, ae_w[:, : sizes[2]], ae_b),
+            autoencoder_last=with_weights(a, ae_w[:, :a_size], ae_b),
         )
+
+
+def _read_through(layer: ConvLayer, made: Tensor | None) -> ConvLayer:
+    """The layer for inputs of which ``made`` makes those that it has read so far."""
+    return layer if made is None else replace(layer, weight=rewritten(layer.weight, made))
 
 
 def _hidden(chains: Chains) -> list[tuple[str, ConvLayer]]:

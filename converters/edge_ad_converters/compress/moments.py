@@ -22,6 +22,11 @@ class Moments:
         self._weight += float(len(samples) if weight is None else weight.sum(dtype=torch.double))
 
     @property
+    def mean(self) -> Tensor:
+        """``float64 C``."""
+        return self._sum / self._weight
+
+    @property
     def second(self) -> Tensor:
         """``float64 CxC``, about zero."""
         return self._outer / self._weight
@@ -29,8 +34,7 @@ class Moments:
     @property
     def covariance(self) -> Tensor:
         """``float64 CxC``, about the mean."""
-        mean = self._sum / self._weight
-        return self.second - torch.outer(mean, mean)
+        return self.second - torch.outer(self.mean, self.mean)
 
 
 def principal(second: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from edge_ad_converters.description import ConvLayer
 
-# Relative to the inputs' mean energy: what a solution may not grow beyond for nothing.
-_RIDGE = 1e-4
+# Relative to the inputs' mean variance: what a step away from the first guess has to pay for.
+_RIDGE = 1e-3
 
 
 class LeastSquares:
@@ -19,25 +19,47 @@ class LeastSquares:
     def __init__(self, inputs: int, outputs: int) -> None:
         self._gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.double)
         self._cross = torch.zeros(inputs + 1, outputs, dtype=torch.double)
+        self._shift: tuple[Tensor, Tensor] | None = None
 
     def add(self, inputs: Tensor, outputs: Tensor, weight: Tensor | None = None) -> None:
         """Samples ``float32 PxI`` and ``PxO``, with a weight each (``float32 P``)."""
-        x = torch.cat((inputs, torch.ones(len(inputs), 1)), 1)
+        # Products of what varies alone: float32 would lose it beside a large mean.
+        if self._shift is None:
+            self._shift = inputs.mean(0), outputs.mean(0)
+        x = torch.cat((inputs - self._shift[0], torch.ones(len(inputs), 1)), 1)
         weighted = x if weight is None else x * weight[:, None]
         self._gram += (weighted.T @ x).double()
-        self._cross += (weighted.T @ outputs).double()
+        self._cross += (weighted.T @ (outputs - self._shift[1])).double()
 
-    def solve(self) -> tuple[Tensor, Tensor]:
-        """Weight ``float32 OxI`` and bias ``float32 O``."""
+    def solve(self, guess: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Weight ``float32 OxI`` and bias ``float32 O``.
+
+        Where the samples do not tell, the weight stays at the ``guess`` (``OxI``; None: zeros).
+        """
+        assert self._shift is not None
         inputs = len(self._gram) - 1
-        ridge = _RIDGE * self._gram.diagonal()[:inputs].mean()
-        gram = self._gram.clone()
-        gram.diagonal()[:inputs] += ridge
-        solution = torch.cholesky_solve(self._cross, torch.linalg.cholesky(gram))
-        return solution[:inputs].T.float().contiguous(), solution[inputs].float().contiguous()
+        count = self._gram[inputs, inputs]
+        means, out_means = self._gram[inputs, :inputs] / count, self._cross[inputs] / count
+        gram = self._gram[:inputs, :inputs] / count - torch.outer(means, means)
+        cross = self._cross[:inputs] / count - torch.outer(means, out_means)
+        first = torch.zeros_like(cross) if guess is None else guess.double().T
+        ridge = _RIDGE * gram.diagonal().mean().clamp(min=1e-12)
+        while True:
+            factor, failed = torch.linalg.cholesky_ex(gram + ridge * torch.eye(inputs, dtype=torch.double))
+            if not int(failed):
+                break
+            ridge = ridge * 10
+        weight = (first + torch.cholesky_solve(cross - gram @ first, factor)).T
+        in_means, out_means = means + self._shift[0], out_means + self._shift[1]
+        return weight.float().contiguous(), (out_means - weight @ in_means).float()
 
 
 def with_weights(layer: ConvLayer, flat: Tensor, bias: Tensor) -> ConvLayer:
     """The layer with flattened weights ``O x (C k k)``."""
     kernel = layer.weight.shape[-1]
     return replace(layer, weight=flat.reshape(len(bias), -1, kernel, kernel).contiguous(), bias=bias)
+
+
+def rewritten(weight: Tensor, matrix: Tensor) -> Tensor:
+    """Weights ``OxCxkxk`` for channels that ``matrix`` (``float64 CxK``) makes of ``K`` others: ``OxKxkxk``."""
+    return torch.einsum("ocij,ck->okij", weight, matrix.float())

@@ -42,3 +42,12 @@ def choose_channels(covariance: Tensor, energy: Tensor, count: int) -> Tensor:
         if float(diagonal[best]) > 0:
             left = left - torch.outer(left[:, best], left[best]) / diagonal[best]
     return taken.nonzero()[:, 0]
+
+
+def reconstruction(covariance: Tensor, kept: Tensor) -> Tensor:
+    """The matrix, ``float64 CxK``, that best gives all channels, about their means, from those ``kept``."""
+    of_kept = covariance[kept][:, kept]
+    ridge = _DEPENDENT * of_kept.diagonal().mean().clamp(min=1e-12)
+    inverse: Tensor = torch.linalg.inv(of_kept + ridge * torch.eye(len(kept), dtype=torch.double))
+    matrix: Tensor = covariance[:, kept] @ inverse
+    return matrix

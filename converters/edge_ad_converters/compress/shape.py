@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from edge_ad_converters.compress.chains import Chains, chains_of, described
 from edge_ad_converters.description import ConvLayer, NetsDescription
-from edge_ad_converters.fuse import fuse
 from edge_ad_runtime.errors import InputError
 
 # More directions than these are not kept apart: they hold next to nothing of the difference's energy.
@@ -24,6 +24,7 @@ _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 _ENERGIES = (0.999, 0.99, 0.97, 0.95)
 _USUAL_ENERGY = 0.99
 _STEP = 8
+_COLOURS = 3
 
 # Each direction's share of the energy of the teacher-student and of the autoencoder-student difference, falling.
 Energy: TypeAlias = tuple[Tensor, Tensor]
@@ -103,19 +104,44 @@ def shape_gmac(nets: NetsDescription, shape: Shape) -> float:
 
 def description_gmac(nets: NetsDescription) -> float:
     """Multiply-accumulates of the fused graph for one image, in units of 1e9."""
-    counted = 0
-    fused = fuse(nets).to("meta")
+    chains = chains_of(nets)
+    trunk, size = _chain_macs(chains.trunk, nets.input_size)
+    teacher, size_t = _chain_macs(chains.teacher, size)
+    student, _ = _chain_macs(chains.student, size)
+    encoder, size = _chain_macs(chains.encoder, nets.input_size)
+    decoder = 0
+    for step in chains.steps:
+        macs, size = _chain_macs((step.layer,), step.size or size)
+        decoder += macs
+    student_kernel = chains.student_last.weight.shape[-1]
+    own_kernel = chains.autoencoder_last.weight.shape[-1]
+    taps = student_kernel**2
+    read = chains.teacher_last.weight.shape[1] + chains.student_last.weight.shape[1]
+    # The autoencoder's last kernel stands in one of the student's size, or is unfolded over a kernel of 1.
+    beside = chains.autoencoder_last.weight.shape[1] * (own_kernel**2 if taps == 1 else taps)
+    cells = math.prod(_output(chains.teacher_last, size_t))
+    st = len(chains.teacher_last.bias) * read * taps
+    ae = len(chains.autoencoder_last.bias) * (chains.student_last.weight.shape[1] * taps + beside)
+    return (trunk + teacher + student + encoder + decoder + cells * (st + ae)) / 1e9
 
-    def count(module: nn.Module, _: object, output: Tensor) -> None:
-        nonlocal counted
-        assert isinstance(module, nn.Conv2d)
-        counted += output.numel() * module.weight[0].numel()
 
-    for module in fused.modules():
-        if isinstance(module, nn.Conv2d):
-            module.register_forward_hook(count)
-    fused(torch.zeros((1, *nets.input_size, 3), dtype=torch.uint8, device="meta"))
-    return counted / 1e9
+def _chain_macs(layers: Sequence[ConvLayer], size: tuple[int, int]) -> tuple[int, tuple[int, int]]:
+    """What a chain costs for an input of that size, and its output's size."""
+    macs = 0
+    for layer in layers:
+        size = _output(layer, size)
+        out, width, kernel, _ = layer.weight.shape
+        # A padded first layer has a fourth channel, which carries the mean colour.
+        width += width == _COLOURS and layer.padding > 0
+        macs += math.prod(size) * out * width * kernel**2
+        if layer.pool:
+            size = (size[0] + 2 * layer.pool_padding) // 2, (size[1] + 2 * layer.pool_padding) // 2
+    return macs, size
+
+
+def _output(layer: ConvLayer, size: tuple[int, int]) -> tuple[int, int]:
+    height, width = ((side + 2 * layer.padding - layer.weight.shape[-1]) // layer.stride + 1 for side in size)
+    return height, width
 
 
 def ladder(nets: NetsDescription, energy: Energy) -> tuple[Shape, ...]:
