@@ -1,6 +1,6 @@
 """From a frame to its verdict, stage by stage: this checkout, the same steps done naively, and an older checkout.
 
-    python -m tests.benchmarks.frame [BUNDLE] [--before FOLDER] [--threads N] [--rounds 12] [--json]
+    python -m tests.benchmarks.frame [BUNDLE] [--before FOLDER] [--threads N] [--rounds 12] [--sizes 640x480,…] [--json]
 
 ``naive`` is the baseline: colours put in order on the whole frame, then every step in new memory. ``before`` is what stands
 in another checkout (``git worktree add FOLDER COMMIT``), in a process of its own. All run in blocks in turn. Without a
@@ -149,6 +149,11 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _sizes(text: str) -> list[tuple[int, int]]:
+    pairs = [tuple(map(int, size.split("x"))) for size in text.split(",")]
+    return [(width, height) for width, height in pairs]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -158,6 +163,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, help="of the engine and of resizing; all cores by default")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--frames", type=int, default=40, help="in a block")
+    parser.add_argument("--sizes", type=_sizes, default=SIZES, help="of frames, such as 640x480,1280x960")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -166,7 +172,9 @@ def main() -> None:
             from tests.benchmarks.device import random_bundles
 
             bundle = random_bundles(Path(folder))[0]
-        result = measure(bundle.resolve(), options.before, options.rounds, options.frames, options.threads)
+        result = measure(
+            bundle.resolve(), options.before, options.rounds, options.frames, options.threads, options.sizes
+        )
     print(json.dumps(result) if options.json else table(result))
 
 
