@@ -25,6 +25,8 @@ _DPI = 120
 _FLIPPED = "#d62728"
 _NO_LABEL = "#6b7280"
 _PASSES = "#2e8b57"
+# Of an axis of accuracies: what lies within it should not look like a difference that matters.
+_SMALLEST_SPAN = 0.02
 # Where the axis of map correlations may have a tick, and those that remain on a long one.
 _TICKS = (
     -1,
@@ -245,6 +247,10 @@ def _front(axes: Axes, points: Sequence[tuple[CompressionCandidate, float | None
     axes.plot(*zip(*sorted(best), strict=True), color=_PASSES, linewidth=1, alpha=0.6, zorder=0)
     axes.set_xlim(left=0)
     axes.margins(y=0.15)
+    low, high = axes.get_ylim()
+    if (missing := _SMALLEST_SPAN - (high - low)) > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
+    axes.ticklabel_format(axis="y", useOffset=False)
     axes.grid(alpha=0.25)
 
 
