@@ -15,6 +15,7 @@ import json
 import shlex
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import numpy as np
 from edge_ad.data import read_dataset
 from edge_ad.describe import describe
 from edge_ad.evaluation.evaluate import evaluate
-from edge_ad.run_folder import open_run, open_scorer
+from edge_ad.run_folder import CALIBRATION, CHECKPOINT, Run, open_run, open_scorer
 from edge_ad_converters.cost import gmac
 from edge_ad_converters.fuse import fuse
 from edge_ad_converters.onnx_float import export_onnx
@@ -35,6 +36,7 @@ from edge_ad_runtime.images import read_image
 
 RAW = "raw_maps.npz"
 RESULT = "result.json"
+_EXPORT = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -61,16 +63,18 @@ def do(case: Case, out: Path) -> dict[str, Any]:
     program, options = ["edge-ad"], case.options
     for own in [o for o in options if o.startswith("@")]:
         program, options = [sys.executable, "-m", own[1:]], tuple(o for o in options if o != own)
-    command = [
-        *program, "train", str(case.data), "-o", str(run), "--seed", str(case.seed), "--steps",
-        str(case.steps), "--threads", "1", *options,
-    ]  # fmt: skip
-    if (run / "checkpoint.safetensors").exists():
-        command.append("--resume")
-    start = time.monotonic()
-    with (folder / "log").open("wb") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=log)
-    seconds = time.monotonic() - start
+    seconds = None
+    if not (run / CALIBRATION).exists():
+        command = [
+            *program, "train", str(case.data), "-o", str(run), "--seed", str(case.seed), "--steps",
+            str(case.steps), "--threads", "1", *options,
+        ]  # fmt: skip
+        if (run / CHECKPOINT).exists():
+            command.append("--resume")
+        start = time.monotonic()
+        with (folder / "log").open("wb") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log)
+        seconds = time.monotonic() - start
     opened, scorer, dataset = open_run(run), open_scorer(run), read_dataset(case.data)
     evaluation = evaluate(scorer, opened.config.preprocess, dataset)
     groups = {
@@ -87,10 +91,17 @@ def do(case: Case, out: Path) -> dict[str, Any]:
     result = {
         "data": case.data.name, "variant": case.variant, "seed": case.seed, "steps": case.steps,
         "seconds": seconds, "channels": opened.nets.teacher.out_channels,
-        "gmac": gmac(export_onnx(fuse(describe(opened.nets)))), **{k: figures.get(k) for k in keys},
+        "gmac": graph_gmac(opened), **{k: figures.get(k) for k in keys},
     }  # fmt: skip
     (folder / RESULT).write_text(json.dumps(result))
     return result
+
+
+def graph_gmac(run: Run) -> float:
+    """The arithmetic of a run's fused graph."""
+    # torch's exporter takes one graph at a time.
+    with _EXPORT:
+        return gmac(export_onnx(fuse(describe(run.nets))))
 
 
 def table(results: list[dict[str, Any]], keys: tuple[str, ...] = ("image_auroc", "aupro")) -> str:
