@@ -154,9 +154,13 @@ def open_inspector(
     calibration: Calibration | None = None,
     threads: int | None = None,
     options: EngineOptions | None = None,
+    *,
+    skip_unchanged: bool = False,
 ) -> Inspector:
     """Open a bundle, check its golden samples, warm up: ready for the first part."""
-    inspector = Inspector(open_bundle(path), calibration, threads, options=options)
+    inspector = Inspector(
+        open_bundle(path), calibration, threads, options=options, skip_unchanged=skip_unchanged
+    )
     inspector.self_test()
     inspector.warm_up()
     return inspector

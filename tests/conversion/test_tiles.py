@@ -24,7 +24,7 @@ from edge_ad_runtime.bundle import open_bundle
 from edge_ad_runtime.engines import open_engine
 from edge_ad_runtime.errors import DataError
 from edge_ad_runtime.images import read_image
-from edge_ad_runtime.inspector import Inspector
+from edge_ad_runtime.inspector import Inspector, open_inspector
 from edge_ad_runtime.preprocess import PreprocessSpec, Roi, preprocess
 from edge_ad_runtime.tiling import STRIDE, TileSpec
 from tests.conversion.conftest import convert_words
@@ -116,10 +116,10 @@ def test_overlapping_tiles_agree_on_the_teacher_student_map(tiled_bundle: Path, 
 @pytest.mark.parametrize("tiled_bundle", ["int8"], indirect=True)
 def test_skipped_tiles_change_no_result(tiled_bundle: Path, parts: Path) -> None:
     bundle = open_bundle(tiled_bundle)
-    plain, sparing = Inspector(bundle), Inspector(bundle, skip_unchanged=True)
+    plain, sparing = Inspector(bundle), open_inspector(tiled_bundle, skip_unchanged=True)
     image = read_image(parts / "test" / "good" / "000.png").copy()
     skipped = []
-    # Nothing, outside the region, in the left tile, in the right one.
+    # The first image; nothing; outside the region, in the left tile, in the right one.
     for y, x in ((None, None), (None, None), (0, 0), (10, 5), (30, 60)):
         if y is not None:
             image[y, x] ^= 128
