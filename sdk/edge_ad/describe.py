@@ -17,8 +17,8 @@ def describe(nets: EfficientAdNets) -> NetsDescription:
     return NetsDescription(
         input_size=nets.input_size,
         map_size=nets.map_size,
-        teacher=_pdn(nets.teacher),
-        student=_pdn(nets.student),
+        teacher=pdn_layers(nets.teacher),
+        student=pdn_layers(nets.student),
         shared=nets.architecture.shared_layers,
         encoder=tuple(_layer(c, relu=c is not auto.encoder[-1]) for c in auto.encoder),
         decoder=tuple(
@@ -32,7 +32,8 @@ def describe(nets: EfficientAdNets) -> NetsDescription:
     )
 
 
-def _pdn(net: Pdn) -> tuple[ConvLayer, ...]:
+def pdn_layers(net: Pdn) -> tuple[ConvLayer, ...]:
+    """A patch description network's layers."""
     return tuple(
         _layer(conv, relu=spec.relu, pool=spec.pool, pool_padding=int(net.padded))
         for spec, conv in zip(net.specs, net.convs, strict=True)

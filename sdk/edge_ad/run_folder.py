@@ -30,6 +30,8 @@ from edge_ad.nets.architecture import (
     autoencoder_spec,
     check_directions,
     check_shared_layers,
+    check_width,
+    narrow_pdn,
 )
 from edge_ad.nets.model import EfficientAdNets, normalize, to_tensor
 from edge_ad_runtime.calibration import (
@@ -77,6 +79,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         shared_layers: leading convolutions that the student takes, frozen, from the teacher; None is the
             size's own.
         autoencoder: its kind; None is the size's own.
+        width: share of the hidden channels of teacher and student that are kept; None is all.
         steps: training steps; in a finished run those that the nets have seen; 0 for imported nets.
         batch: images a step.
         rate: Adam's learning rate.
@@ -122,6 +125,7 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     projected_from: int | None = None
     shared_layers: int | None = None
     autoencoder: AutoencoderKind | None = None
+    width: float | None = None
     autoencoder_rate: float | None = None
     precision: Literal["fp32", "bf16"] = "fp32"
     score: str = "max"
@@ -147,7 +151,11 @@ class RunConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
         if self.directions is not None:
             check_directions(self.directions, self.projected_from)
         if self.padded and self.preprocess.tiles is not None:
-            raise RunError("padded nets do not go with tiles: a cell at a tile's border would see its padding")
+            raise RunError(
+                "padded nets do not go with tiles: a cell at a tile's border would see its padding"
+            )
+        if self.width is not None:
+            check_width(self.width)
         if self.shared_layers is not None:
             check_shared_layers(self.size, self.shared_layers)
         parse_score(self.score)
@@ -180,6 +188,8 @@ def build_nets(config: RunConfig) -> EfficientAdNets:
     shape = dataclasses.replace(shape, projected_from=config.projected_from)
     if config.teacher_channels is not None:
         shape = dataclasses.replace(shape, teacher_channels=config.teacher_channels)
+    if config.width is not None:
+        shape = dataclasses.replace(shape, pdn=narrow_pdn(shape.pdn, config.width))
     if config.shared_layers is not None:
         shape = dataclasses.replace(shape, shared_layers=config.shared_layers)
     if config.autoencoder is not None:

@@ -9,19 +9,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from edge_ad_converters.compress.chains import Chains, Differences, chains_of, described
+from edge_ad_converters.compress.chains import Chains, Differences, Features, chains_of, described
 from edge_ad_converters.compress.layers import activate, convolve, normalized, patches, resized
 from edge_ad_converters.compress.moments import Moments, principal
+from edge_ad_converters.compress.narrow import (
+    LayerRecord,
+    kept_channels,
+    read_through,
+    refit_chain,
+    sample_places,
+)
 from edge_ad_converters.compress.recover import RECOVERY_STEPS, Example, recover
-from edge_ad_converters.compress.refit import LeastSquares, rewritten, with_weights
-from edge_ad_converters.compress.select import choose_channels, readers_energy, reconstruction
+from edge_ad_converters.compress.refit import LeastSquares, with_weights
 from edge_ad_converters.compress.shape import MAX_DIRECTIONS, Shape, check_shape, full_shape
 from edge_ad_converters.description import ConvLayer, NetsDescription
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.types import Image
-
-# Places of each image that least squares see; neighbours tell little more.
-_PLACES = 200
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,19 @@ class CompressionImages:
 
 
 class _Seen(NamedTuple):
-    """One image: sampled targets of each hidden layer, and the differences in their leading directions.
-
-    ``targets`` are pre-activations ``float32 PxC`` at ``places`` (``int64 Px2``), by the layer's name.
-    """
+    """A normalized image, the differences in their leading directions, and the places that last layers are fitted at."""
 
     image: Tensor
-    places: dict[str, Tensor]
-    targets: dict[str, Tensor]
     differences: Differences
+    places: Tensor
+
+
+class _Kept(NamedTuple):
+    """The channels that stay, layer by layer."""
+
+    trunk: list[Tensor]
+    teacher: list[Tensor]
+    student: list[Tensor]
 
 
 class Compressor:
@@ -72,9 +79,19 @@ class Compressor:
         if not images.good:
             raise InputError("compression needs good images")
         self.nets, self.full = nets, full_shape(nets)
-        self._chains, self._status, self._seed = chains_of(nets), status, seed
+        self._chains, self._seed = chains_of(nets), seed
+        self._status: Callable[[str], None] = lambda text: status(f"compress: {text}")
         self._generator = torch.Generator().manual_seed(seed)
-        self._covariance = {name: Moments(len(layer.bias)) for name, layer in _hidden(self._chains)}
+        chains = self._chains
+        self._trunk, self._teacher, self._student = (
+            [LayerRecord(f"{name}, layer {i + 1}", layer) for i, layer in enumerate(layers)]
+            for name, layers in (
+                ("trunk", chains.trunk),
+                ("teacher", chains.teacher),
+                ("student", chains.student),
+            )
+        )
+        self._decoder = LayerRecord("decoder", chains.steps[-1].layer)
         pictures = [*images.good, *images.damaged, *images.foreign]
         with torch.no_grad():
             seen = [self._look(p, f"{i + 1} of {len(pictures)} images") for i, p in enumerate(pictures)]
@@ -122,46 +139,21 @@ class Compressor:
 
     def _look(self, picture: Image, which: str) -> _Seen:
         """Run the full nets on an image and keep what the fits need."""
-        self._status(f"compress: look at {which}")
+        self._status(f"look at {which}")
         chains, image = self._chains, normalized(self.nets, torch.from_numpy(picture.copy()))
-        places: dict[str, Tensor] = {}
-        targets: dict[str, Tensor] = {}
+        x = self._pass(self._trunk, image)
+        teacher, student = self._pass(self._teacher, x), self._pass(self._student, x)
+        step = chains.steps[-1]
+        x = resized(step, replace(chains, steps=chains.steps[:-1]).decoded(image))
+        features = Features(teacher, student, self._pass([self._decoder], x))
+        found = chains.differences(features)
+        places = sample_places(found.st, self._generator)
+        return _Seen(image, Differences(*(d.half() for d in found)), places)
 
-        def pass_through(name: str, layer: ConvLayer, x: Tensor) -> Tensor:
-            y = convolve(layer, x)
-            places[name] = self._places(y)
-            targets[name] = y[0][:, places[name][:, 0], places[name][:, 1]].T.contiguous()
-            x = activate(layer, y)
-            self._covariance[name].add(x[0].flatten(1).T)
-            return x
-
-        x = image
-        for i, layer in enumerate(chains.trunk):
-            x = pass_through(f"trunk{i}", layer, x)
-        teacher = student = x
-        for i, layer in enumerate(chains.teacher):
-            teacher = pass_through(f"teacher{i}", layer, teacher)
-        for i, layer in enumerate(chains.student):
-            student = pass_through(f"student{i}", layer, student)
-        x = image
-        for layer in chains.encoder:
-            x = activate(layer, convolve(layer, x))
-        for step in chains.steps[:-1]:
-            x = activate(step.layer, convolve(step.layer, resized(step, x)))
-        x = pass_through("decoder", chains.steps[-1].layer, resized(chains.steps[-1], x))
-        st = convolve(chains.teacher_last, teacher)
-        imitated = convolve(chains.student_last, student)
-        ae = convolve(chains.autoencoder_last, x)
-        channels = st.shape[1]
-        places["last"] = self._places(st)
-        found = Differences(st - imitated[:, :channels], ae - imitated[:, channels:])
-        return _Seen(image, places, targets, Differences(*(d.half() for d in found)))
-
-    def _places(self, y: Tensor) -> Tensor:
-        height, width = y.shape[2:]
-        count = min(_PLACES, height * width)
-        flat = torch.randperm(height * width, generator=self._generator)[:count]
-        return torch.stack((flat // width, flat % width), 1)
+    def _pass(self, records: Sequence[LayerRecord], x: Tensor) -> Tensor:
+        for record in records:
+            x = record.look(x, self._generator)
+        return x
 
     def _fitted(self, shape: Shape) -> Chains:
         turned = self._turned(shape)
@@ -171,9 +163,9 @@ class Compressor:
             return turned
         chains, kept = self._chains, self._kept(shape)
         images = [s.image for s in self._seen]
-        trunk, xs, made = self._refit_chain("trunk", chains.trunk, kept, images, None)
-        teacher, ts, made_t = self._refit_chain("teacher", chains.teacher, kept, xs, made)
-        student, ss, made_s = self._refit_chain("student", chains.student, kept, xs, made)
+        trunk, xs, made = refit_chain(self._trunk, kept.trunk, images, None, self._status)
+        teacher, ts, made_t = refit_chain(self._teacher, kept.teacher, xs, made, self._status)
+        student, ss, made_s = refit_chain(self._student, kept.student, xs, made, self._status)
         del xs
         steps = (*chains.steps[: shape.decoder_steps], chains.steps[-1])
         short = replace(chains, steps=steps[:-1])
@@ -181,7 +173,9 @@ class Compressor:
         inputs = [resized(last, short.decoded(image)) for image in images]
         shorter = shape.decoder_steps < self.full.decoder_steps
         if shorter:
-            last = replace(last, layer=self._refit("decoder", last.layer, inputs))
+            self._status("fit the decoder")
+            rows = torch.arange(len(last.layer.bias))
+            last = replace(last, layer=self._decoder.refit(inputs, rows, None))
         as_ = [activate(last.layer, convolve(last.layer, x)) for x in inputs]
         found = replace(
             turned,
@@ -189,8 +183,8 @@ class Compressor:
             teacher=teacher,
             student=student,
             steps=(*steps[:-1], last),
-            teacher_last=_read_through(turned.teacher_last, made_t),
-            student_last=_read_through(turned.student_last, made_s),
+            teacher_last=read_through(turned.teacher_last, made_t),
+            student_last=read_through(turned.student_last, made_s),
         )
         return self._refit_last(found, shape, ts, ss, as_)
 
@@ -219,110 +213,34 @@ class Compressor:
             student_last=student,
         )
 
-    def _kept(self, shape: Shape) -> dict[str, Tensor]:
+    def _kept(self, shape: Shape) -> _Kept:
         """The channels of each hidden layer that stay."""
-        chains, shared = self._chains, len(self._chains.trunk)
-        widths = {
-            **{f"trunk{i}": w for i, w in enumerate(shape.teacher[:shared])},
-            **{f"teacher{i}": w for i, w in enumerate(shape.teacher[shared:])},
-            **{f"student{i}": w for i, w in enumerate(shape.student)},
-        }
-        readers = self._readers(chains)
-        return {
-            name: choose_channels(self._covariance[name].covariance, readers_energy(readers[name]), width)
-            for name, width in widths.items()
-        }
-
-    def _readers(self, chains: Chains) -> dict[str, list[Tensor]]:
-        """The weights that read each hidden layer, in units in which their outputs compare."""
-        found: dict[str, list[Tensor]] = {}
-        st, ae = (
-            torch.einsum("rc,cikl->rikl", d.float(), w) / n**0.5
-            for d, w, n in zip(
-                self.directions,
-                torch.tensor_split(chains.student_last.weight, [len(self.directions[0][0])]),
-                self.normal,
-                strict=True,
-            )
-        )
-        teacher = torch.einsum("rc,cikl->rikl", self.directions[0].float(), chains.teacher_last.weight)
-        ends = {"teacher": [teacher / self.normal[0] ** 0.5], "student": [st, ae]}
-        for chain, layers in (("teacher", chains.teacher), ("student", chains.student)):
-            readers = ends[chain]
-            for i in reversed(range(len(layers))):
-                found[f"{chain}{i}"] = readers
-                readers = [self._comparable(f"{chain}{i}", layers[i])]
-            ends[chain] = readers
-        readers = ends["teacher"] + ends["student"]
-        for i in reversed(range(len(chains.trunk))):
-            found[f"trunk{i}"] = readers
-            readers = [self._comparable(f"trunk{i}", chains.trunk[i])]
-        return found
-
-    def _comparable(self, name: str, layer: ConvLayer) -> Tensor:
-        """The layer's weights in units of its outputs' deviation."""
-        outputs = torch.cat([s.targets[name] for s in self._seen])
-        return layer.weight / outputs.std(0).clamp(min=1e-6)[:, None, None, None]
-
-    def _refit_chain(
-        self,
-        chain: str,
-        layers: Sequence[ConvLayer],
-        kept: dict[str, Tensor],
-        xs: list[Tensor],
-        made: Tensor | None,
-    ) -> tuple[tuple[ConvLayer, ...], list[Tensor], Tensor | None]:
-        """Narrow a chain and fit each layer to what the layers before it have become.
-
-        ``made`` makes the full nets' channels of those of ``xs``; None says that they are the same. Returns the
-        layers, their last outputs and the same for these.
-        """
-        fitted = []
-        for i, layer in enumerate(layers):
-            name = f"{chain}{i}"
-            channels = kept[name]
-            if made is None:
-                layer = replace(layer, weight=layer.weight[channels], bias=layer.bias[channels])
-            else:
-                layer = self._refit(name, _read_through(layer, made), xs, channels)
-            if made is not None or len(channels) < len(self._covariance[name].mean):
-                made = reconstruction(self._covariance[name].covariance, channels)
-            xs = [activate(layer, convolve(layer, x)) for x in xs]
-            fitted.append(layer)
-        return tuple(fitted), xs, made
-
-    def _refit(
-        self,
-        name: str,
-        layer: ConvLayer,
-        xs: Sequence[Tensor],
-        channels: Tensor | None = None,
-    ) -> ConvLayer:
-        """The layer's weights that give its old outputs (those ``channels`` of them) from the inputs as they are.
-
-        With ``channels`` the layer's own weights are the first guess; None takes all outputs and guesses nothing.
-        """
-        self._status(f"compress: fit {name}")
-        kernel = layer.weight.shape[-1]
-        rows = torch.arange(len(layer.bias)) if channels is None else channels
-        system = LeastSquares(xs[0].shape[1] * kernel**2, len(rows))
-        for seen, x in zip(self._seen, xs, strict=True):
-            system.add(patches(layer, x, seen.places[name]), seen.targets[name][:, rows])
-        first = None if channels is None else layer.weight[rows].flatten(1)
-        return with_weights(layer, *system.solve(first))
+        shared, chains = len(self._trunk), self._chains
+        st, ae = (d.float() for d in self.directions)
+        level_st, level_ae = (n**0.5 for n in self.normal)
+        last, channels = chains.student_last.weight, len(chains.teacher_last.bias)
+        of_teacher = [_turned_weight(chains.teacher_last.weight, st) / level_st]
+        of_student = [
+            _turned_weight(last[:channels], st) / level_st,
+            _turned_weight(last[channels:], ae) / level_ae,
+        ]
+        teacher, above_t = kept_channels(self._teacher, shape.teacher[shared:], of_teacher)
+        student, above_s = kept_channels(self._student, shape.student, of_student)
+        trunk, _ = kept_channels(self._trunk, shape.teacher[:shared], [*above_t, *above_s])
+        return _Kept(trunk, teacher, student)
 
     def _refit_last(
         self, chains: Chains, shape: Shape, ts: list[Tensor], ss: list[Tensor], as_: list[Tensor]
     ) -> Chains:
         """Last layers that give the leading directions of both differences; those given are the first guess."""
-        self._status("compress: fit the differences")
+        self._status("fit the differences")
         t, s, a = chains.teacher_last, chains.student_last, chains.autoencoder_last
         st, ae = shape.st_directions, shape.ae_directions
         t_first, s_first, a_first = (layer.weight.flatten(1) for layer in (t, s, a))
         t_size, s_size, a_size = (w.shape[1] for w in (t_first, s_first, a_first))
         systems = [LeastSquares(t_size + s_size, st), LeastSquares(a_size + s_size, ae)]
         for seen, xt, xs, xa in zip(self._seen, ts, ss, as_, strict=True):
-            places = seen.places["last"]
+            places = seen.places
             pt, ps, pa = patches(t, xt, places), patches(s, xs, places), patches(a, xa, places)
             both = zip(systems, (pt, pa), self._wanted(seen, shape), self.normal, strict=True)
             for system, own, wanted, normal in both:
@@ -338,25 +256,6 @@ class Compressor:
             student_last=with_weights(s, student, torch.zeros(st + ae)),
             autoencoder_last=with_weights(a, ae_w[:, :a_size], ae_b),
         )
-
-
-def _read_through(layer: ConvLayer, made: Tensor | None) -> ConvLayer:
-    """The layer for inputs of which ``made`` makes those that it has read so far."""
-    return layer if made is None else replace(layer, weight=rewritten(layer.weight, made))
-
-
-def _hidden(chains: Chains) -> list[tuple[str, ConvLayer]]:
-    """The layers whose outputs are looked at, by name."""
-    found = [
-        (f"{chain}{i}", layer)
-        for chain, layers in (
-            ("trunk", chains.trunk),
-            ("teacher", chains.teacher),
-            ("student", chains.student),
-        )
-        for i, layer in enumerate(layers)
-    ]
-    return [*found, ("decoder", chains.steps[-1].layer)]
 
 
 def _normal(differences: Sequence[Differences]) -> tuple[float, float]:
@@ -388,7 +287,11 @@ def _directions(
 
 def _turned_layer(layer: ConvLayer, rows: Tensor) -> ConvLayer:
     """The layer with its outputs projected on ``float32 RxC`` rows."""
-    return replace(layer, weight=torch.einsum("rc,cikl->rikl", rows, layer.weight), bias=rows @ layer.bias)
+    return replace(layer, weight=_turned_weight(layer.weight, rows), bias=rows @ layer.bias)
+
+
+def _turned_weight(weight: Tensor, rows: Tensor) -> Tensor:
+    return torch.einsum("rc,cikl->rikl", rows, weight)
 
 
 def _turn(difference: Tensor, directions: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def recover(
         torch.autograd.backward(loss)
         optimizer.step()
         schedule.step()
-        status(f"compress: recover, step {step + 1} of {steps}, error {float(loss.detach()):.4f}")
+        status(f"recover, step {step + 1} of {steps}, error {float(loss.detach()):.4f}")
     done = [replace(layer, weight=layer.weight.detach(), bias=layer.bias.detach()) for layer in learned]
     return _with_layers(chains, iter(done))
 

@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from edge_ad_converters.compress.chains import Chains, chains_of, described
+from edge_ad_converters.compress.narrow import narrowed
 from edge_ad_converters.description import ConvLayer, NetsDescription
 from edge_ad_runtime.errors import InputError
 
 # More directions than these are not kept apart: they hold next to nothing of the difference's energy.
 MAX_DIRECTIONS = 128
-# Widths that integer kernels fill without remainder.
-_MULTIPLE = 16
 # Shares of the hidden widths, from the mildest cut to the strongest.
 _WIDTHS = (1.0, 0.875, 0.75, 0.625, 0.5, 0.375, 0.25)
 # Shares of the differences' energy that are kept; the usual one goes with narrower layers.
@@ -162,8 +161,8 @@ def ladder(nets: NetsDescription, energy: Energy) -> tuple[Shape, ...]:
         found.add(
             replace(
                 fewer,
-                teacher=_narrowed(full.teacher, share),
-                student=_narrowed(full.student, share),
+                teacher=narrowed(full.teacher, share),
+                student=narrowed(full.student, share),
                 decoder_steps=steps,
             )
         )
@@ -199,11 +198,6 @@ def _with_energy(full: Shape, energy: Energy, level: float) -> Shape:
         for shares, most in zip(energy, (full.st_directions, full.ae_directions), strict=True)
     )
     return replace(full, st_directions=st, ae_directions=ae)
-
-
-def _narrowed(widths: Sequence[int], share: float) -> tuple[int, ...]:
-    """Each width times the share, as a multiple of what integer kernels like."""
-    return tuple(min(w, max(_MULTIPLE, round(w * share / _MULTIPLE) * _MULTIPLE)) for w in widths)
 
 
 def _widths(layers: Iterable[ConvLayer]) -> tuple[int, ...]:

@@ -163,6 +163,11 @@ _OPTIONS = (
         type=click.Choice(AUTOENCODERS),
         help="light: without the decoder's two largest steps [default: light for n, paper else].",
     ),
+    click.option(
+        "--width",
+        type=click.FloatRange(0, 1, min_open=True),
+        help="Share of the hidden channels of teacher and student that are kept.  [default: 1]",
+    ),
     click.option("--padding", is_flag=True, help="Pad in the nets, so that the map reaches the border."),
     click.option(
         "--validation",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from edge_ad_converters.compress.narrow import narrowed
 from edge_ad_runtime.errors import InputError
 
 
@@ -55,6 +56,29 @@ class PdnSpec:
     def hidden_layers(self) -> int:
         """How many convolutions stand before the last one."""
         return len(self.body) + len(self.head) - 1
+
+
+def check_width(share: float) -> None:
+    """Refuse a share of the hidden channels that does not lie above 0 and up to 1.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not 0 < share <= 1:
+        raise InputError(
+            f"a width of {share:g}: the share of the hidden channels lies above 0 and at most at 1"
+        )
+
+
+def narrow_pdn(spec: PdnSpec, share: float) -> PdnSpec:
+    """A patch description network of which each layer of the body keeps a share of its channels.
+
+    Raises:
+        InputError: see :func:`check_width`.
+    """
+    check_width(share)
+    widths = narrowed([c.channels for c in spec.body], share)
+    return replace(spec, body=tuple(replace(c, channels=w) for c, w in zip(spec.body, widths, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ from edge_ad.training.directions import project_teacher
 from edge_ad.training.feed import CleanCache, Feed, StepImages, open_penalty, step_tensors
 from edge_ad.training.images import Ahead, ImageStore, network_store
 from edge_ad.training.losses import Losses, step_losses
+from edge_ad.training.narrow import narrow_teacher
 from edge_ad.training.options import Plan
 from edge_ad.training.points import (
     BEST,
@@ -211,9 +212,18 @@ class Trainer:
         _decode_all([self.images, self.validation.good, *labelled])
         penalty = open_penalty(config)
         teacher = _read_teacher(plan.teacher, config)
-        # Share of the energy that the directions keep; a checkpoint holds the projected teacher.
+        # Share of the energy that the directions keep; a checkpoint holds the changed teacher.
         self.energy: float | None = None
         resumes = (out / CHECKPOINT).exists()
+        if config.width is not None and not resumes:
+            teacher = narrow_teacher(
+                teacher,
+                len(architecture(config.size).pdn.body),
+                config.width,
+                self.images,
+                penalty,
+                config.seed,
+            )
         if config.directions is not None and not resumes:
             wanted = config.directions if config.teacher_channels is None else config.teacher_channels
             images = self.images
@@ -223,7 +233,7 @@ class Trainer:
             self.config = config
         torch.manual_seed(config.seed)
         self.nets = build_nets(config)
-        if config.directions is None or not resumes:
+        if not resumes:
             self.nets.teacher.load_state_dict(teacher.state_dict())
         self.nets.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizers = _optimizers(self.nets, config)

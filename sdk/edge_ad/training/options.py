@@ -16,6 +16,7 @@ from edge_ad.nets.architecture import (
     AutoencoderKind,
     check_directions,
     check_shared_layers,
+    check_width,
 )
 from edge_ad.run_folder import RunConfig
 from edge_ad.teacher import find_teacher, load_teacher
@@ -65,6 +66,7 @@ class TrainOptions:
         directions: how many of the leading principal directions of the teacher's output are learned (a whole
             number), or the share of the energy that they are to keep (between 0 and 1); None: all channels.
         autoencoder: ``paper`` or ``light``; None is the size's own.
+        width: share of the hidden channels of teacher and student that are kept; None is all.
         padding: the nets pad, so that the map reaches the image's border.
         validation: share of the good images held out.
         group: see :func:`edge_ad.data.split_good`.
@@ -103,6 +105,7 @@ class TrainOptions:
     shared_layers: int | None = None
     directions: int | float | None = None
     autoencoder: AutoencoderKind | None = None
+    width: float | None = None
     padding: bool = False
     validation: float = 0.1
     group: str | None = None
@@ -149,6 +152,8 @@ class TrainOptions:
             check_shared_layers(self.size, self.shared_layers)
         if self.directions is not None:
             check_directions(self.directions)
+        if self.width is not None:
+            check_width(self.width)
         _known("keep", self.keep, ("last", "best", "all"))
         parse_schedule(self.hard_quantile)
         parse_score(self.score)
@@ -232,6 +237,7 @@ def plan(data: Path, options: TrainOptions, device: str) -> Plan:
         projected_from=channels if directions is not None else None,
         shared_layers=options.shared_layers,
         autoencoder=options.autoencoder,
+        width=None if options.width == 1 else options.width,
         steps=_steps(options, images, nano),
         batch=options.batch,
         rate=rate,
