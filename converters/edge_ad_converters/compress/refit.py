@@ -11,6 +11,8 @@ from edge_ad_converters.description import ConvLayer
 
 # Relative to the inputs' mean variance: what a step away from the first guess has to pay for.
 _RIDGE = 1e-3
+# Samples whose products are summed in float32 before they are added to the sums in float64.
+_ROWS = 2000
 
 
 class LeastSquares:
@@ -20,6 +22,7 @@ class LeastSquares:
         self._gram = torch.zeros(inputs + 1, inputs + 1, dtype=torch.double)
         self._cross = torch.zeros(inputs + 1, outputs, dtype=torch.double)
         self._shift: tuple[Tensor, Tensor] | None = None
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def add(self, inputs: Tensor, outputs: Tensor, weight: Tensor | None = None) -> None:
         """Samples ``float32 PxI`` and ``PxO``, with a weight each (``float32 P``)."""
@@ -28,8 +31,17 @@ class LeastSquares:
             self._shift = inputs.mean(0), outputs.mean(0)
         x = torch.cat((inputs - self._shift[0], torch.ones(len(inputs), 1)), 1)
         weighted = x if weight is None else x * weight[:, None]
-        self._gram += (weighted.T @ x).double()
-        self._cross += (weighted.T @ (outputs - self._shift[1])).double()
+        self._waiting.append((x, weighted, outputs - self._shift[1]))
+        if sum(len(w[0]) for w in self._waiting) >= _ROWS:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Many samples at once: the sums are as large as the matrices, and adding to them costs as much."""
+        if self._waiting:
+            x, weighted, outputs = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self._gram += weighted.T @ x
+            self._cross += weighted.T @ outputs
+            self._waiting.clear()
 
     def solve(self, guess: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Weight ``float32 OxI`` and bias ``float32 O``.
@@ -37,6 +49,7 @@ class LeastSquares:
         Where the samples do not tell, the weight stays at the ``guess`` (``OxI``; None: zeros).
         """
         assert self._shift is not None
+        self._gather()
         inputs = len(self._gram) - 1
         count = self._gram[inputs, inputs]
         means, out_means = self._gram[inputs, :inputs] / count, self._cross[inputs] / count
