@@ -181,8 +181,8 @@ def _summary(path: Path, precision: str, report: dict[str, Any]) -> str:
         if None not in values:
             lines.append(f"  {label:22}{values[0]:10d}{values[1]:10d}")
     known = [k for k in report["kinds"] if None not in (k["float_auroc"], k["target_auroc"])]
-    if known:
-        worst = min(known, key=lambda k: float(k["target_auroc"]) - float(k["float_auroc"]))
+    if lost := [k for k in known if k["target_auroc"] < k["float_auroc"]]:
+        worst = min(lost, key=lambda k: float(k["target_auroc"]) - float(k["float_auroc"]))
         label = f"AUROC of '{shown_name(worst['kind'])}'"
         lines.append(
             f"  {label:22}{worst['float_auroc']:10.4f}{worst['target_auroc']:10.4f}  (drops the most)"
