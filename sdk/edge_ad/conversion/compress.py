@@ -15,7 +15,15 @@ from edge_ad.conversion.damage import Damage
 from edge_ad.conversion.measure import Measurement
 from edge_ad.conversion.timing import EngineTime, time_engines
 from edge_ad.report.model import Compression, CompressionCandidate, Side, defined
-from edge_ad_converters.compress import Compressor, Energy, Shape, full_shape, ladder, shape_for
+from edge_ad_converters.compress import (
+    Compressor,
+    Energy,
+    Shape,
+    full_shape,
+    ladder,
+    shape_for,
+    shape_gmac,
+)
 from edge_ad_converters.description import NetsDescription
 from edge_ad_runtime.errors import InputError
 from edge_ad_runtime.preprocess import preprocess
@@ -110,10 +118,9 @@ def _shapes(nets: NetsDescription, wanted: float | str | None, energy: Energy) -
 
 
 def _trials(nets: NetsDescription, builder: Builder, damage: Damage) -> list[Trial]:
-    """Each shape compressed and measured in float; the nets are looked at once."""
+    """Each shape compressed and measured in float, the cheapest first; the nets are looked at once."""
     options, own = builder.options, full_shape(nets)
     images = compression_images(builder.sets, builder.config, options.seed)
-    trials = []
     with tqdm(bar_format="{desc} ({elapsed})", leave=False) as status:
         prefix = ""
 
@@ -122,13 +129,26 @@ def _trials(nets: NetsDescription, builder: Builder, damage: Damage) -> list[Tri
 
         compressor = Compressor(nets, images, options.seed, tell)
         shapes = _shapes(nets, options.compress, compressor.energy)
-        for number, shape in enumerate(shapes):
+        shapes.sort(key=lambda s: shape_gmac(nets, s))
+
+        def attempt(number: int, steps: int | None) -> Trial:
+            nonlocal prefix
+            shape = shapes[number]
             label = shape.label(own)
             prefix = f"{number + 1} of {len(shapes)} ({label}): "
-            graph = graphs(compressor.compress(shape, options.compress_steps), builder.form)
+            graph = graphs(compressor.compress(shape, steps), builder.form)
             tell("measure in float")
-            trials.append(Trial(label, graph, *builder.measure_float(graph, damage)))
-    return trials
+            label += ", recovered" if steps != 0 else ""
+            return Trial(label, graph, *builder.measure_float(graph, damage))
+
+        if options.compress_steps is not None or len(shapes) == 1:
+            return [attempt(i, options.compress_steps) for i in range(len(shapes))]
+        # Recovery takes minutes and lifts a shape by little: it is for those that it may decide about.
+        trials = [attempt(i, 0) for i in range(len(shapes))]
+        passing = next((i for i, t in enumerate(trials) if not t.broken), len(trials) - 1)
+        for i in range(max(0, passing - 1), passing + 1):
+            trials[i] = attempt(i, None)
+        return trials
 
 
 def _times(
