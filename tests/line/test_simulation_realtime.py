@@ -165,7 +165,9 @@ def test_a_scorer_that_is_killed_lets_nothing_through_and_the_next_one_goes_on(l
     )
     assert_sound(report)
     assert report["live"]["crashes"] == report["injected"]["crash"] >= 1
-    assert sum(report["faults"].get(kind, 0) for kind in ("scorer_lost", "camera_lost", "no_verdict")) >= 1
+    # The next scorer, if it is there in time, has no frame of what came while there was none.
+    kinds = ("scorer_lost", "camera_lost", "no_verdict", "no_frame")
+    assert sum(report["faults"].get(kind, 0) for kind in kinds) >= 1, report["faults"]
     assert report["live"]["guard_restarts"] == 0
     # Before it, and after it.
     assert report["good_passed"] >= 5
