@@ -183,7 +183,6 @@ def shape_for(nets: NetsDescription, fraction: float, energy: Energy) -> Shape:
         )
     whole = description_gmac(nets)
     full = full_shape(nets)
-    # Multiply-accumulates are whole numbers of 1e-9 units; a share of 1 is to find the nets themselves.
     for shape in (full, *ladder(nets, energy)):
         least = shape_gmac(nets, shape) / whole
         if least <= fraction:
